@@ -1,0 +1,183 @@
+"""The plan, as values: steps with causes, and the actions that each step is made of."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId, Strategy
+from sage_reconcile.model.observed import Gap, ObservedLaunch, Orphan, Placement
+
+
+class Verdict(StrEnum):
+    """What the planner decided for one replica; the words of `summary` and of a step's `action`."""
+
+    HOLD = "hold"
+    KEEP = "keep"
+    AWAIT = "await"
+    UPDATE = "update"
+    WAKE = "wake"
+    SLEEP = "sleep"
+    START = "start"
+    REPLACE = "replace"
+    REAP = "reap"
+    ADOPT = "adopt"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a new process tree for a replica."""
+
+    replica: ReplicaId
+    spec: LaunchSpec
+    fingerprint: str
+    placement: Placement
+    live: LiveSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """Wait until the newest launch of the replica has answered; `timeout` in seconds."""
+
+    replica: ReplicaId
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """Publish routes from what is ready now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Send no new request to this launch."""
+
+    launch: ObservedLaunch
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Wait until the launch has no request in flight, `timeout` seconds at most."""
+
+    launch: ObservedLaunch
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End every process of the launch and wait until its GPU memory is back."""
+
+    launch: ObservedLaunch
+    drain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """End the leftover processes of a launch whose supervisor is gone."""
+
+    orphan: Orphan
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateLive:
+    """Give the running supervisor new settings."""
+
+    launch: ObservedLaunch
+    live: LiveSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    launch: ObservedLaunch
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    launch: ObservedLaunch
+
+
+Action = Launch | AwaitReady | Reroute | Withdraw | Drain | Stop | Reap | UpdateLive | Sleep | Wake
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change of one replica: its actions run in order; `after` names steps that must be done before."""
+
+    id: str
+    verdict: Verdict
+    replica: ReplicaId
+    cause: str
+    actions: tuple[Action, ...]
+    after: tuple[str, ...] = ()
+    strategy: Strategy | None = None
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+    placement: Placement | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A replica that needs a change which cannot be made, and why, with the arithmetic."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A replica that stays as it is; `verdict` is KEEP or HOLD."""
+
+    replica: ReplicaId
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuTimeline:
+    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end."""
+
+    node: str
+    index: int
+    uuid: str
+    name: str
+    total_mib: int
+    before_mib: int
+    peak_mib: int
+    after_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that would be done, in order."""
+
+    stack: str
+    steps: tuple[Step, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    memory: tuple[GpuTimeline, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    notes: tuple[str, ...] = ()
+    described: bool = False
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything would change; waiting for an engine that is starting changes nothing."""
+        return any(step.verdict is not Verdict.AWAIT for step in self.steps)
+
+
+class Result(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one step ended; `seconds` it took, `reason` and `tail` (last log lines) where it did not end well."""
+
+    step: Step
+    result: Result
+    reason: str = ""
+    seconds: float = 0.0
+    tail: tuple[str, ...] = ()
+    rolled_back: bool = False

@@ -1,0 +1,199 @@
+"""What the stack file asks for, as values. Pure: made by stack.resolve, read by the planner."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sage_reconcile.model import codec
+
+ArgValue = str | int | float | bool | None | tuple[str | int | float, ...]
+
+
+class Kind(StrEnum):
+    LLM = "llm"
+    EMBEDDING = "embedding"
+
+
+class EngineState(StrEnum):
+    RUNNING = "running"
+    ASLEEP = "asleep"
+    STOPPED = "stopped"
+
+
+class Device(StrEnum):
+    """Where an engine runs. PREFER_GPU takes a GPU where the node has any, else the CPU."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    PREFER_GPU = "prefer-gpu"
+
+
+class ProbeKind(StrEnum):
+    GENERATE = "generate"
+    EMBED = "embed"
+    HTTP = "http"
+
+
+class RestartPolicy(StrEnum):
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+class Strategy(StrEnum):
+    AUTO = "auto"
+    SURGE = "surge"
+    SLEEP_SWAP = "sleep-swap"
+    RECREATE = "recreate"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ReplicaId:
+    """One replica of one engine of one stack; written `stack/engine#replica`."""
+
+    stack: str
+    engine: str
+    replica: int
+
+    @property
+    def short(self) -> str:
+        return f"{self.engine}#{self.replica}"
+
+    def __str__(self) -> str:
+        return f"{self.stack}/{self.engine}#{self.replica}"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """All that a process needs to be what the file asks: change any of it and a new process is needed.
+
+    `args` and `env` are sorted by key. `env` values and `api_key` keep `${env:X}` and `${file:X}` as
+    written: secrets are resolved at launch and never stored. `gpu_memory` is "auto", MiB per GPU (int) or
+    a fraction of one GPU (float).
+    """
+
+    kind: Kind
+    runtime: str
+    model: str
+    device: Device = Device.CPU
+    python: str | None = None
+    command: tuple[str, ...] = ()
+    args: tuple[tuple[str, ArgValue], ...] = ()
+    extra_args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    gpu_memory: str | int | float = "auto"
+    can_sleep: bool = False
+    url: str | None = None
+    api_key: str | None = None
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs that one replica takes when it runs on GPUs: TP x PP."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def is_external(self) -> bool:
+        return self.url is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSpec:
+    """Where the file pins an engine; None means that sage chooses. `gpus` are indices or UUIDs."""
+
+    port: int | None = None
+    gpus: tuple[int | str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSpec:
+    """Probe settings; times in seconds."""
+
+    probe: ProbeKind = ProbeKind.GENERATE
+    path: str = "/health"
+    startup_timeout: float = 600.0
+    interval: float = 10.0
+    timeout: float = 5.0
+    failures: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RestartSpec:
+    """What the supervisor does when an engine that had been ready exits; times in seconds."""
+
+    policy: RestartPolicy = RestartPolicy.ALWAYS
+    max_attempts: int = 5
+    window: float = 600.0
+    backoff: float = 1.0
+    backoff_max: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpec:
+    """Settings that change in the running launch, without a new process. `drain` in seconds."""
+
+    health: HealthSpec = HealthSpec()
+    restart: RestartSpec = RestartSpec()
+    drain: float = 30.0
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(codec.encode(self)).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """What only the gateway notices. `names` are the model names that clients may send, sorted."""
+
+    names: tuple[str, ...]
+    label: str | None = None
+    weight: int = 1
+    max_concurrent: int = 256
+    policy: str = "least_inflight"
+    hold: float = 30.0
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredEngine:
+    """One entry of `engines`, resolved. `after` names the engines of `depends_on`."""
+
+    name: str
+    launch: LaunchSpec
+    route: RouteSpec
+    placement: PlacementSpec = PlacementSpec()
+    live: LiveSpec = LiveSpec()
+    replicas: int = 1
+    state: EngineState = EngineState.RUNNING
+    strategy: Strategy = Strategy.AUTO
+    after: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """The `gateway` section. `api_keys` are references, or None for the keys of SAGE_API_KEYS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    api_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """A whole stack; engines are sorted by name."""
+
+    stack: str
+    engines: tuple[DesiredEngine, ...]
+    gateway: GatewaySpec = GatewaySpec()
+
+    def engine(self, name: str) -> DesiredEngine | None:
+        return next((engine for engine in self.engines if engine.name == name), None)
+
+
+def fingerprint(launch: LaunchSpec) -> str:
+    """12 hex digits of a SHA-256 over the whole value, so that no field can be forgotten."""
+    return hashlib.sha256(codec.encode(launch)).hexdigest()[:12]

@@ -1,0 +1,205 @@
+"""What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.routing import RoutingTable
+
+
+class Health(StrEnum):
+    """STARTING: never answered yet. READY: answered a real request. ASLEEP: gave its memory back.
+    FAILING: was ready, probes fail. BACKOFF: exited, its supervisor will start it again.
+    EXITED: its supervisor is ending the launch. UNKNOWN: could not be asked."""
+
+    STARTING = "starting"
+    READY = "ready"
+    ASLEEP = "asleep"
+    FAILING = "failing"
+    BACKOFF = "backoff"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a launch runs. `gpus` are UUIDs; `model` is the name that the engine itself answers to."""
+
+    node: str
+    port: int
+    gpus: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The identity that every process of a launch carries in SAGE_LAUNCH. References, never secrets.
+
+    `home` is the SAGE_HOME that owns the launch, `model` the name that the engine answers to (a model
+    directory where the host has one for the spec's model).
+    """
+
+    home: str
+    replica: ReplicaId
+    fingerprint: str
+    launch: str
+    spec: LaunchSpec
+    placement: Placement
+    model: str
+    version: int = 1
+
+    @property
+    def id(self) -> str:
+        return f"{self.replica}@{self.fingerprint}:{self.launch}"
+
+
+@dataclass(frozen=True, slots=True)
+class LastExit:
+    """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or ""."""
+
+    at: float
+    code: int | None
+    signal: int | None
+    was_ready: bool
+    cause: str = ""
+    hint: str = ""
+    tail: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        how = f"killed by signal {self.signal}" if self.signal else f"exited with code {self.code}"
+        return f"{how} ({self.cause})" if self.cause else how
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLaunch:
+    """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
+
+    `live` is None where the supervisor's record could not be read. Times in epoch seconds.
+    """
+
+    mark: Mark
+    health: Health
+    supervisor_pid: int
+    supervisor_started: float
+    engine_pid: int | None = None
+    pids: tuple[int, ...] = ()
+    since: float = 0.0
+    ready_at: float | None = None
+    restarts: int = 0
+    live: LiveSpec | None = None
+    gpu_mib: tuple[tuple[str, int], ...] = ()
+    message: str = ""
+    directory: str = ""
+    last_exit: LastExit | None = None
+
+    @property
+    def replica(self) -> ReplicaId:
+        return self.mark.replica
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Processes of a launch of ours whose supervisor is gone: provably ours, owned by nobody."""
+
+    mark: Mark
+    pids: tuple[int, ...]
+    gpu_mib: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def replica(self) -> ReplicaId:
+        return self.mark.replica
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLaunch:
+    """A launch of another SAGE_HOME or user: shown and counted, never touched."""
+
+    mark: Mark
+    pids: tuple[int, ...]
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHolder:
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGpu:
+    """One GPU (or MIG device). Memory in MiB; `utilization` in percent, None where not reported."""
+
+    node: str
+    index: int
+    uuid: str
+    name: str
+    total_mib: int
+    used_mib: int = 0
+    holders: tuple[GpuHolder, ...] = ()
+    utilization: int | None = None
+    is_mock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PortHolder:
+    """A listening TCP port; `pid` is None where the owner may not be seen."""
+
+    port: int
+    pid: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that could not be seen. `what` is "gpus", "processes", "ports", "node" or an engine's id."""
+
+    node: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedNode:
+    """One host. `boot_id` changes at every boot."""
+
+    name: str
+    gpus: tuple[ObservedGpu, ...] = ()
+    ports: tuple[PortHolder, ...] = ()
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalHealth:
+    """What probing an external engine gave."""
+
+    engine: str
+    health: Health
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedState:
+    """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host."""
+
+    at: float
+    nodes: tuple[ObservedNode, ...] = ()
+    launches: tuple[ObservedLaunch, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    foreign: tuple[ForeignLaunch, ...] = ()
+    exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
+    external: tuple[ExternalHealth, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    routing: RoutingTable | None = None
+    is_described: bool = False
+
+    @property
+    def gpus(self) -> tuple[ObservedGpu, ...]:
+        return tuple(gpu for node in self.nodes for gpu in node.gpus)

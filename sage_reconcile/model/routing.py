@@ -1,0 +1,51 @@
+"""The routing table: all that the gateway is told. The gateway imports this module and nothing else of sage.
+
+The file is `$SAGE_HOME/routing/routing.json`, replaced atomically; schemas/routing.schema.json describes it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One replica that may answer requests.
+
+    `id` is the launch identity (`stack/engine#replica@fingerprint:launch`). `url` has no trailing slash and
+    no `/v1`. `model` is the name that the engine itself answers to; where it differs from the name that the
+    client sent, the gateway rewrites it. `state` is "ready" (route to it), "draining" (let requests in
+    flight finish, send no new ones) or "pending" (known, cannot answer yet). `api_key` is a `${env:X}` or
+    `${file:X}` reference that the gateway resolves, or "".
+    """
+
+    id: str
+    stack: str
+    engine: str
+    replica: int
+    url: str
+    model: str
+    kind: str
+    state: str = "ready"
+    weight: int = 1
+    max_concurrent: int = 256
+    api_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model name that clients may send. `backends` are Backend ids, sorted; `hold` in seconds."""
+
+    name: str
+    kind: str
+    backends: tuple[str, ...]
+    policy: str = "least_inflight"
+    hold: float = 30.0
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All routes of one SAGE_HOME, of every stack in it; routes sorted by name, backends by id."""
+
+    routes: tuple[Route, ...] = ()
+    backends: tuple[Backend, ...] = ()
+    version: int = 1

@@ -1,0 +1,215 @@
+"""A tiny real engine: OpenAI HTTP over the standard library, with every way to misbehave that tests need.
+
+Run as `python tests/fake_engine.py --port N --model NAME [options]`; unknown options are ignored, so that
+any `args` may be passed. It imports nothing of sage.
+"""
+
+import argparse
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def parse() -> argparse.Namespace:
+    p = argparse.ArgumentParser()
+    p.add_argument("--host", default="127.0.0.1")
+    p.add_argument("--port", type=int, required=True)
+    p.add_argument("--model", default="fake")
+    p.add_argument("--dim", type=int, default=8)
+    p.add_argument("--answer", default="The capital of France is Paris.")
+    p.add_argument("--listen-delay", type=float, default=0.0, help="seconds before the port opens")
+    p.add_argument("--ready-delay", type=float, default=0.0, help="seconds in which generation answers 503")
+    p.add_argument("--request-delay", type=float, default=0.0, help="seconds that every generation takes")
+    p.add_argument("--chunk-delay", type=float, default=0.0, help="seconds between streamed events")
+    p.add_argument("--exit-at-start", type=int, help="exit with this code before listening")
+    p.add_argument("--exit-message", default="", help="printed to stderr before --exit-at-start")
+    p.add_argument("--exit-after", type=float, help="exit with code 3 after these seconds")
+    p.add_argument("--die-on-request", action="store_true", help="the first generation kills the process")
+    p.add_argument("--die-on-request-number", type=int, help="the n-th generation kills the process")
+    p.add_argument("--never-ready", action="store_true", help="/health says 200, generation hangs")
+    p.add_argument("--error-status", type=int, help="every generation answers this status")
+    p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
+    p.add_argument("--children", type=int, default=0, help="worker processes to start")
+    p.add_argument("--stubborn-children", action="store_true", help="workers ignore SIGTERM, in own sessions")
+    p.add_argument("--ignore-sigterm", action="store_true")
+    p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    p.add_argument("--counter-file", help="one line is appended at every start")
+    p.add_argument("--fail-starts", type=int, default=0, help="exit 1 while --counter-file has so few lines")
+    return p.parse_known_args()[0]
+
+
+ARGS = parse()
+STARTED = time.monotonic()
+STATE = {"generations": 0, "running": 0, "tokens": 0}
+LOCK = threading.Lock()
+
+
+def vector(text: str, dim: int) -> list[float]:
+    raw = hashlib.sha256(text.encode()).digest() * (dim // 8 + 1)
+    values = [int.from_bytes(raw[4 * i : 4 * i + 4], "big") / 2**32 for i in range(dim)]
+    norm = sum(v * v for v in values) ** 0.5
+    return [v / norm for v in values]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        print(f"{self.command} {self.path}", file=sys.stderr, flush=True)
+
+    def hang(self) -> None:
+        while ARGS.hang_file and os.path.exists(ARGS.hang_file):
+            time.sleep(0.05)
+
+    def reply(self, status: int, body: object, kind: str = "application/json") -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("x-engine-pid", str(os.getpid()))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        self.hang()
+        if self.path == "/health":
+            self.reply(200, {})
+        elif self.path == "/v1/models":
+            self.reply(200, {"object": "list", "data": [{"id": ARGS.model, "object": "model"}]})
+        elif self.path == "/metrics":
+            text = (
+                f"vllm:num_requests_running {STATE['running']}\n"
+                f"vllm:generation_tokens_total {STATE['tokens']}\n"
+            )
+            self.reply(200, text.encode(), "text/plain")
+        elif self.path == "/env":
+            self.reply(200, dict(os.environ))
+        elif self.path == "/argv":
+            self.reply(200, sys.argv)
+        else:
+            self.reply(404, {"error": {"message": "no such path", "type": "not_found"}})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.hang()
+        with LOCK:
+            STATE["generations"] += 1
+            STATE["running"] += 1
+            count = STATE["generations"]
+        try:
+            self.generate(json.loads(body), body, count)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+        finally:
+            with LOCK:
+                STATE["running"] -= 1
+
+    def generate(self, request: dict[str, object], raw: bytes, count: int) -> None:
+        if ARGS.die_on_request or count == ARGS.die_on_request_number:
+            print("fatal: unsupported head_dim 16", file=sys.stderr, flush=True)
+            os._exit(9)
+        if ARGS.never_ready:
+            time.sleep(3600)
+        if ARGS.error_status:
+            self.reply(ARGS.error_status, {"error": {"message": "engine says no", "type": "engine_error"}})
+            return
+        if time.monotonic() - STARTED < ARGS.ready_delay:
+            self.reply(503, {"error": {"message": "loading", "type": "unavailable"}})
+            return
+        if request.get("model") != ARGS.model:
+            self.reply(400, {"error": {"message": f"unknown model {request.get('model')}", "type": "x"}})
+            return
+        time.sleep(ARGS.request_delay)
+        STATE["tokens"] += 1
+        if self.path == "/v1/embeddings":
+            self.embed(request)
+        elif request.get("stream"):
+            self.stream()
+        else:
+            message = {"role": "assistant", "content": ARGS.answer}
+            self.reply(
+                200,
+                {
+                    "id": "chatcmpl-1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": ARGS.model,
+                    "choices": [{"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+                    "echo": {"path": self.path, "body": raw.decode(), "headers": dict(self.headers)},
+                },
+            )
+
+    def embed(self, request: dict[str, object]) -> None:
+        texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
+        data = []
+        for index, text in enumerate(texts):
+            value: object = vector(str(text), ARGS.dim)
+            if request.get("encoding_format") == "base64":
+                value = base64.b64encode(struct.pack(f"<{ARGS.dim}f", *value)).decode()  # type: ignore[misc]
+            data.append({"object": "embedding", "index": index, "embedding": value})
+        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        self.reply(200, {"object": "list", "model": ARGS.model, "data": data, "usage": usage})
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for word in [*ARGS.answer.split(" "), None]:
+            choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
+            event = {"id": "c", "object": "chat.completion.chunk", "model": ARGS.model, "choices": [choice]}
+            line = b"data: [DONE]\n\n" if word is None else f"data: {json.dumps(event)}\n\n".encode()
+            self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            self.wfile.flush()
+            time.sleep(ARGS.chunk_delay)
+        self.wfile.write(b"0\r\n\r\n")
+
+
+def start_children() -> None:
+    command = [sys.executable, os.path.abspath(__file__), "--port", "0", "--worker"]
+    if ARGS.stubborn_children:
+        command.append("--ignore-sigterm")
+    for _ in range(ARGS.children):
+        subprocess.Popen(command, start_new_session=ARGS.stubborn_children)
+
+
+def main() -> None:
+    if ARGS.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if ARGS.worker:
+        while True:
+            time.sleep(60)
+    print(f"fake engine: pid {os.getpid()} model {ARGS.model} port {ARGS.port}", flush=True)
+    if ARGS.counter_file:
+        with open(ARGS.counter_file, "a+", encoding="utf-8") as file:
+            file.write("start\n")
+            file.seek(0)
+            if len(file.readlines()) <= ARGS.fail_starts:
+                sys.exit("fake engine: not this time")
+    if ARGS.exit_at_start is not None:
+        print(ARGS.exit_message or "fake engine: told to exit", file=sys.stderr, flush=True)
+        sys.exit(ARGS.exit_at_start)
+    start_children()
+    if ARGS.exit_after is not None:
+        threading.Timer(ARGS.exit_after, lambda: os._exit(3)).start()
+    time.sleep(ARGS.listen_delay)
+    server = ThreadingHTTPServer((ARGS.host, ARGS.port), Handler)
+    server.daemon_threads = True
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
