@@ -173,7 +173,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one step ended; `seconds` it took, `reason` and `tail` (last log lines) where it did not end well."""
+    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well."""
 
     step: Step
     result: Result

@@ -1,0 +1,275 @@
+"""The planner: `reconcile(desired, observed, policy) -> Plan`, a pure function of its arguments."""
+
+from collections import defaultdict
+
+from sage_reconcile.model.actions import Action, Blocked, Kept, Plan, Step, Stop, Verdict
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, EngineState, ReplicaId, Strategy
+from sage_reconcile.model.observed import ObservedLaunch, ObservedState
+from sage_reconcile.plan.classify import Case, Decision, classify, primary
+from sage_reconcile.plan.memory import Ledger, need_mib
+from sage_reconcile.plan.order import planning_order
+from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
+from sage_reconcile.plan.policy import Policy
+from sage_reconcile.plan.ports import Ports
+from sage_reconcile.plan.steps import in_place, listing, reap_step, start_actions, stop_actions, stop_step
+from sage_reconcile.plan.strategy import choose
+
+_DEFAULT = Policy()
+_STARTS = frozenset({Verdict.START, Verdict.REPLACE, Verdict.AWAIT, Verdict.WAKE})
+
+
+def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _DEFAULT) -> Plan:
+    """What must be done so that `observed` becomes `desired`: nothing more, nothing less.
+
+    Equal arguments give equal plans. Only launches of `desired.stack` are changed; everything else is
+    counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
+    """
+    return _Planning(desired, observed, policy).plan()
+
+
+class _Planning:
+    """One run of the planner: everything that is decided so far."""
+
+    def __init__(self, desired: DesiredState, observed: ObservedState, policy: Policy) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.policy = policy
+        self.ledger = Ledger(observed)
+        pinned = {wanted_port(e, r) for e in desired.engines for r in range(e.replicas)} - {None}
+        self.ports = Ports(observed, frozenset(port for port in pinned if port is not None))
+        self.placer = Placer(observed, self.ledger, self.ports)
+        self.steps: list[Step] = []
+        self.blocked: list[Blocked] = []
+        self.kept: list[Kept] = []
+        self.notes: list[str] = []
+        self.launches: dict[ReplicaId, list[ObservedLaunch]] = defaultdict(list)
+        for launch in observed.launches:
+            if launch.replica.stack == desired.stack:
+                self.launches[launch.replica].append(launch)
+        self.exits = dict(observed.exits)
+        self.holds = dict(policy.hold)
+        self.gaps = {gap.node: gap for gap in observed.gaps if gap.what in ("processes", "node")}
+        self.step_of: dict[str, list[str]] = defaultdict(list)
+        self.stuck: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        wanted = {
+            ReplicaId(self.desired.stack, e.name, r) for e in self.desired.engines for r in range(e.replicas)
+        }
+        self._reap()
+        self._stop_undesired(wanted)
+        for engine in planning_order(self.desired, self._sizes()):
+            if self._is_target(engine.name):
+                self._plan_engine(engine)
+        order = sorted(self.steps, key=listing(self.desired))
+        return Plan(
+            stack=self.desired.stack,
+            steps=tuple(order),
+            blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
+            kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
+            memory=self.ledger.timeline([step.id for step in self.steps]),
+            gaps=self.observed.gaps,
+            notes=tuple(self.notes),
+            described=self.observed.is_described,
+        )
+
+    def _is_target(self, engine: str) -> bool:
+        return self.policy.targets is None or engine in self.policy.targets
+
+    def _sizes(self) -> dict[str, int]:
+        """Memory that each engine takes of the largest GPU here, times its GPUs."""
+        largest = max((gpu.total_mib for gpu in self.observed.gpus), default=0)
+        return {
+            engine.name: (need_mib(engine.launch, largest) or 0) * engine.launch.gpu_count
+            for engine in self.desired.engines
+            if engine.launch.device is not Device.CPU
+        }
+
+    def _reap(self) -> None:
+        for orphan in sorted(self.observed.orphans, key=lambda o: (o.replica, o.mark.launch)):
+            if orphan.replica.stack != self.desired.stack or not self._is_target(orphan.replica.engine):
+                continue
+            count = len(orphan.pids)
+            cause = f"{count} process{'es' if count > 1 else ''} left over: the supervisor is gone"
+            step = reap_step(orphan, cause)
+            self.ledger.give_back(orphan, step.id)
+            self._add(step)
+
+    def _stop_undesired(self, wanted: set[ReplicaId]) -> None:
+        for replica in sorted(self.launches.keys() - wanted):
+            if not self._is_target(replica.engine):
+                continue
+            engine = self.desired.engine(replica.engine)
+            cause = f"replicas is now {engine.replicas}" if engine else "no longer in the stack file"
+            for launch in sorted(self.launches[replica], key=lambda one: one.mark.launch):
+                drain = launch.live.drain if launch.live else 30.0
+                self._stop(launch, cause, drain)
+
+    def _stop(self, launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = ()) -> None:
+        node = launch.mark.placement.node
+        if node in self.gaps:
+            self.kept.append(Kept(launch.replica, Verdict.HOLD, self.gaps[node].reason))
+            return
+        step = stop_step(launch, cause, drain, after)
+        self.ledger.give_back(launch, step.id)
+        self._add(step)
+
+    def _add(self, step: Step) -> None:
+        self.steps.append(step)
+        if step.verdict in _STARTS:
+            self.step_of[step.replica.engine].append(step.id)
+
+    def _plan_engine(self, engine: DesiredEngine) -> None:
+        stuck = next((name for name in engine.after if name in self.stuck), None)
+        previous: str | None = None
+        for number in range(engine.replicas):
+            replica = ReplicaId(self.desired.stack, engine.name, number)
+            launches = self.launches.get(replica, [])
+            launch = primary(launches, engine)
+            decision = classify(self._case(engine, replica, launch))
+            if stuck and decision.verdict in (Verdict.START, Verdict.REPLACE):
+                self._block(replica, f"depends on {stuck}, which is blocked")
+                continue
+            step = self._step(engine, replica, launch, decision, previous)
+            if step is not None:
+                self._add(step)
+                previous = step.id if step.verdict is Verdict.REPLACE else previous
+            self._stop_superseded(engine, launch, launches, step)
+
+    def _case(self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None) -> Case:
+        misplaced = None
+        if launch is not None:
+            pinned = wanted_gpus(engine, replica.replica)
+            misplaced = violation(engine, launch)
+            if misplaced is None and pinned and not self.placer.is_on(launch, pinned):
+                misplaced = f"gpus changed: {', '.join(launch.mark.placement.gpus) or 'none'} -> {pinned}"
+        return Case(
+            engine=engine,
+            replica=replica,
+            launch=launch,
+            hold=self._hold(replica, launch),
+            misplaced=misplaced,
+            is_restart=engine.name in self.policy.restart,
+            last_exit=self.exits.get(replica),
+            at=self.observed.at,
+            routing=self.observed.routing,
+        )
+
+    def _hold(self, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
+        if replica in self.holds:
+            return self.holds[replica]
+        if launch is not None:
+            gap = self.gaps.get(launch.mark.placement.node)
+            return gap.reason if gap else None
+        # A replica that is not seen may run where nothing can be seen.
+        return next((gap.reason for gap in self.gaps.values()), None)
+
+    def _step(
+        self,
+        engine: DesiredEngine,
+        replica: ReplicaId,
+        launch: ObservedLaunch | None,
+        decision: Decision,
+        previous: str | None,
+    ) -> Step | None:
+        verdict = decision.verdict
+        if verdict in (Verdict.KEEP, Verdict.HOLD):
+            self.kept.append(Kept(replica, verdict, decision.cause))
+            return None
+        if verdict is Verdict.START:
+            return self._start(engine, replica, launch, decision)
+        assert launch is not None
+        if verdict is Verdict.REPLACE:
+            return self._replace(engine, launch, decision, previous)
+        if verdict is Verdict.STOP:
+            self._stop(launch, decision.cause, engine.live.drain)
+            return None
+        return Step(
+            f"{verdict}:{replica.short}",
+            verdict,
+            replica,
+            decision.cause,
+            in_place(engine, launch, verdict),
+            self._dependencies(engine),
+            changes=decision.changes,
+        )
+
+    def _start(
+        self, engine: DesiredEngine, replica: ReplicaId, ending: ObservedLaunch | None, decision: Decision
+    ) -> Step | None:
+        spot = self.placer.find(engine, replica.replica, evict=ending)
+        if isinstance(spot, NoSpot):
+            self._block(replica, spot.reason)
+            return None
+        step = f"start:{replica.short}"
+        self.placer.claim(spot, step, replica.short, ending)
+        first: tuple[Action, ...] = (Stop(ending, 0.0),) if ending else ()
+        actions = (*first, *start_actions(engine, replica, spot.placement))
+        after = tuple(sorted({*spot.after, *self._dependencies(engine)}))
+        return Step(
+            step,
+            Verdict.START,
+            replica,
+            decision.cause,
+            actions,
+            after,
+            placement=spot.placement,
+            notes=spot.notes,
+        )
+
+    def _replace(
+        self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision, previous: str | None
+    ) -> Step | None:
+        replica = old.replica
+        choice = choose(engine, old, self.placer)
+        if isinstance(choice, NoSpot):
+            self._block(replica, choice.reason)
+            return None
+        step = f"replace:{replica.short}"
+        launch = start_actions(engine, replica, choice.spot.placement)
+        leave = stop_actions(old, engine.live.drain)
+        if choice.strategy is Strategy.SURGE:
+            self.placer.claim(choice.spot, step, replica.short)
+            self.ledger.give_back(old, step)
+            actions: tuple[Action, ...] = (*launch, *leave)
+        else:
+            self.placer.claim(choice.spot, step, replica.short, old)
+            actions = (*leave, *launch)
+        after = {*choice.spot.after, *self._dependencies(engine), *([previous] if previous else [])}
+        return Step(
+            id=step,
+            verdict=Verdict.REPLACE,
+            replica=replica,
+            cause=decision.cause,
+            actions=actions,
+            after=tuple(sorted(after)),
+            strategy=choice.strategy,
+            reason=choice.reason,
+            changes=decision.changes,
+            placement=choice.spot.placement,
+            notes=choice.spot.notes,
+        )
+
+    def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
+        return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))
+
+    def _block(self, replica: ReplicaId, reason: str) -> None:
+        self.blocked.append(Blocked(replica, reason))
+        self.stuck[replica.engine] = reason
+
+    def _stop_superseded(
+        self,
+        engine: DesiredEngine,
+        chosen: ObservedLaunch | None,
+        launches: list[ObservedLaunch],
+        step: Step | None,
+    ) -> None:
+        """Ends the other launches of the replica, once the chosen one serves."""
+        is_blocked = any(b.replica == chosen.replica for b in self.blocked[-1:]) if chosen else False
+        for launch in sorted(launches, key=lambda one: one.mark.launch):
+            if launch is chosen or is_blocked:
+                continue
+            cause = "superseded: left by an interrupted rollout"
+            if engine.state is EngineState.STOPPED:
+                cause = "state: stopped"
+            self._stop(launch, cause, engine.live.drain, (step.id,) if step else ())

@@ -1,0 +1,44 @@
+"""How a replica is replaced: the new one beside the old one, or after it; and why."""
+
+from dataclasses import dataclass
+
+from sage_reconcile.model.desired import DesiredEngine, Strategy
+from sage_reconcile.model.observed import Health, ObservedLaunch
+from sage_reconcile.plan.place import NoSpot, Placer, Spot, wanted_port
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The strategy, its place, and why this one."""
+
+    strategy: Strategy
+    spot: Spot
+    reason: str
+
+
+def choose(engine: DesiredEngine, old: ObservedLaunch, placer: Placer) -> Choice | NoSpot:
+    """Surge where old and new fit together, else recreate; a strategy that the file pins is not swapped."""
+    replica = old.replica.replica
+    why_not = _why_no_surge(engine, old)
+    if why_not is None:
+        beside = placer.find(engine, replica)
+        if isinstance(beside, Spot):
+            return Choice(Strategy.SURGE, beside, "the new one fits beside the old one")
+        why_not = f"no room beside the old one: {beside.reason}"
+    if engine.strategy is Strategy.SURGE:
+        return NoSpot(f"rollout.strategy is surge, but {why_not}")
+    instead = placer.find(engine, replica, evict=old)
+    if isinstance(instead, NoSpot):
+        return instead
+    return Choice(Strategy.RECREATE, instead, why_not)
+
+
+def _why_no_surge(engine: DesiredEngine, old: ObservedLaunch) -> str | None:
+    if engine.strategy is Strategy.RECREATE:
+        return "rollout.strategy is recreate"
+    if old.health not in (Health.READY, Health.UNKNOWN):
+        return "the old one does not serve"
+    port = wanted_port(engine, old.replica.replica)
+    if port is not None and port == old.mark.placement.port:
+        return f"port {port} is fixed by the file, so the old one leaves it first"
+    return None
