@@ -1,0 +1,277 @@
+"""The stack file as pydantic models. The reference page and the JSON schema are generated from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from sage_reconcile.stack.fields import (
+    Args,
+    Bool,
+    Duration,
+    Env,
+    GpuMemory,
+    Gpus,
+    Int,
+    Metadata,
+    Name,
+    Port,
+    PositiveDuration,
+    Secret,
+    Text,
+    Url,
+    Words,
+)
+
+RuntimeKind = Literal["vllm", "transformers", "sentence-transformers", "command", "external"]
+BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transformers", "command", "external")
+
+
+class Section(BaseModel):
+    """A map of the stack file. A key without a value is a key not given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+
+
+class Health(Section):
+    """How sage finds out whether an engine works. An engine is ready when it has answered a real request."""
+
+    probe: Annotated[
+        Literal["generate", "embed", "http"] | None,
+        Field(
+            description="What a probe asks for: one generated token (`generate`, default of an llm engine), one "
+            "embedding (`embed`, default of an embedding engine), or only a 200 on `path` (`http`)."
+        ),
+    ] = None
+    path: Annotated[
+        str, Field(pattern="^/", description="The path that is asked for liveness, and by `probe: http`.")
+    ] = "/health"
+    startup_timeout: Annotated[
+        PositiveDuration,
+        Field(description="How long a new engine may take until it answers for the first time."),
+    ] = 600.0
+    interval: Annotated[PositiveDuration, Field(description="Time between two probes.")] = 10.0
+    timeout: Annotated[PositiveDuration, Field(description="How long one probe may take.")] = 5.0
+    failures: Annotated[
+        Int, Field(ge=1, description="Probes that must fail in a row before the engine counts as failing.")
+    ] = 3
+
+
+class Restart(Section):
+    """What happens when an engine that had been ready exits."""
+
+    policy: Annotated[
+        Literal["always", "on-failure", "never"],
+        Field(description="When to start it again: after every exit, only after a failure, or never."),
+    ] = "always"
+    max_attempts: Annotated[
+        Int, Field(ge=0, description="Restarts inside `window` before sage gives up; 0 gives up at once.")
+    ] = 5
+    window: Annotated[PositiveDuration, Field(description="The time over which attempts are counted.")] = (
+        600.0
+    )
+    backoff: Annotated[Duration, Field(description="Wait before the first restart; doubled each time.")] = 1.0
+    backoff_max: Annotated[Duration, Field(description="The longest wait between two restarts.")] = 60.0
+
+
+class Rollout(Section):
+    """How a changed engine is replaced."""
+
+    strategy: Annotated[
+        Literal["auto", "surge", "sleep-swap", "recreate"],
+        Field(
+            description="`surge` starts the new one beside the old one, `recreate` stops the old one first, "
+            "`auto` takes surge where both fit into memory. `sleep-swap` is not supported yet by this version."
+        ),
+    ] = "auto"
+    hold: Annotated[
+        Duration, Field(description="How long the gateway holds a request while no replica is ready.")
+    ] = 30.0
+    drain: Annotated[Duration, Field(description="How long requests in flight may finish before a stop.")] = (
+        30.0
+    )
+
+
+class Routing(Section):
+    """How the gateway shares requests among engines that serve the same model name."""
+
+    policy: Annotated[
+        Literal["least_inflight"],
+        Field(description="How a backend is picked: the one with fewest requests in flight."),
+    ] = "least_inflight"
+    weight: Annotated[
+        Int, Field(ge=1, le=1000, description="Share of this engine against others of its pool.")
+    ] = 1
+
+
+class OnDemand(Section):
+    """Start on the first request, stop when idle. Not supported yet by this version."""
+
+    idle_ttl: Annotated[PositiveDuration, Field(description="Stop after this time without a request.")] = (
+        600.0
+    )
+
+
+class Runtime(Section):
+    """A program that serves models, and the Python environment that it lives in."""
+
+    kind: Annotated[RuntimeKind, Field(description="The built-in runtime that this one is a variant of.")]
+    python: Annotated[
+        Text | None, Field(description="The Python interpreter that has the runtime installed.")
+    ] = None
+    env: Annotated[
+        Env, Field(description="Environment variables of engines on this runtime; the engine's win.")
+    ] = {}
+    args: Annotated[Args, Field(description="Flags of engines on this runtime; the engine's win.")] = {}
+    command: Annotated[
+        Words, Field(description="The command line of `kind: command`; an engine's own command wins.")
+    ] = ()
+
+
+class Gateway(Section):
+    """Where `sage gateway start --stack` listens."""
+
+    host: Annotated[
+        Text, Field(description="Address to listen on; other than loopback needs `api_keys`.")
+    ] = "127.0.0.1"
+    port: Annotated[Port, Field(description="Port to listen on.")] = 8000
+    workers: Annotated[Int, Field(ge=1, le=256, description="Processes that share the port.")] = 1
+    api_keys: Annotated[
+        tuple[Secret, ...],
+        Field(
+            description="References to the keys that clients must send. Default: the keys of SAGE_API_KEYS."
+        ),
+    ] = ()
+
+
+class EngineFields(Section):
+    """What an engine may say, and `defaults` for all engines."""
+
+    kind: Annotated[Literal["llm", "embedding"], Field(description="What the engine does.")] = "llm"
+    runtime: Annotated[
+        Text | None,
+        Field(
+            description="The program that serves: `vllm` (default for llm), `sentence-transformers` (default "
+            "for embedding), `transformers`, `command`, `external`, or a name from `runtimes`."
+        ),
+    ] = None
+    command: Annotated[
+        Words,
+        Field(
+            description="The command line of `runtime: command`, a list of words. `{host}`, `{port}`, `{model}` "
+            "and `{gpus}` are filled in; `{port}` must occur."
+        ),
+    ] = ()
+    cwd: Annotated[
+        Text | None,
+        Field(
+            description="Working directory, relative to this file. Default: the folder of this file where a word "
+            "of `command` names a file in it."
+        ),
+    ] = None
+    env: Annotated[
+        Env,
+        Field(description="Environment variables. `${env:NAME}` and `${file:PATH}` stay secret references."),
+    ] = {}
+    args: Annotated[
+        Args,
+        Field(
+            description="Flags, appended to the command line: `{max-model-len: 4096, enforce-eager: true}` "
+            "gives `--max-model-len 4096 --enforce-eager`."
+        ),
+    ] = {}
+    extra_args: Annotated[Words, Field(description="Words appended to the command line as they are.")] = ()
+    replicas: Annotated[Int, Field(ge=1, le=1024, description="How many of this engine run.")] = 1
+    gpus: Annotated[
+        Gpus,
+        Field(
+            description="`auto`, `0` for the CPU, the count per replica (must equal tensor_parallel x "
+            "pipeline_parallel), or a list of indices or UUIDs to run on."
+        ),
+    ] = "auto"
+    gpu_memory: Annotated[
+        GpuMemory,
+        Field(description="Memory to take of each GPU: `auto`, a size as `20GiB`, or a fraction as `0.5`."),
+    ] = "auto"
+    state: Annotated[
+        Literal["running", "asleep", "stopped"],
+        Field(description="What the engine should do. `asleep` (vllm only): loaded, without its GPU memory."),
+    ] = "running"
+    health: Annotated[Health, Field(description="Probes.")] = Health()
+    restart: Annotated[Restart, Field(description="What happens after an exit.")] = Restart()
+    rollout: Annotated[Rollout, Field(description="How a change is carried out.")] = Rollout()
+    depends_on: Annotated[
+        tuple[StrictStr, ...], Field(description="Engines that must be ready before this one is started.")
+    ] = ()
+    tensor_parallel: Annotated[Int, Field(ge=1, le=1024, description="GPUs that share each layer.")] = 1
+    pipeline_parallel: Annotated[
+        Int, Field(ge=1, le=1024, description="GPU groups that share the layers.")
+    ] = 1
+    port: Annotated[
+        Port | None,
+        Field(description="Port on loopback; replicas take the ports after it. Default: chosen, and kept."),
+    ] = None
+    label: Annotated[Text | None, Field(description="A name that clients may send as `model`.")] = None
+    aliases: Annotated[
+        tuple[Text, ...], Field(description="More names that clients may send as `model`.")
+    ] = ()
+    use_gpu: Annotated[Bool | None, Field(description="Default: true for llm, false for embedding.")] = None
+    max_concurrent: Annotated[
+        Int,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("max_concurrent", "max_concurrent_requests"),
+            description="Requests that one replica gets at once at most. Also: `max_concurrent_requests`.",
+        ),
+    ] = 256
+    metadata: Annotated[Metadata, Field(description="Anything, passed on to GET /v1/models.")] = {}
+    lora: Annotated[
+        tuple[dict[str, Any], ...], Field(description="LoRA adapters. Not supported yet by this version.")
+    ] = ()
+    on_demand: Annotated[
+        OnDemand | None, Field(description="Start on demand. Not supported yet by this version.")
+    ] = None
+    routing: Annotated[Routing, Field(description="How requests are shared.")] = Routing()
+    url: Annotated[
+        Url | None, Field(description="Where an engine of `runtime: external` answers, without /v1.")
+    ] = None
+    api_key: Annotated[
+        Secret | None, Field(description="Reference to the key that an external engine wants.")
+    ] = None
+
+
+class Defaults(EngineFields):
+    """Fields that every engine has unless it says otherwise; maps are merged."""
+
+    model: Annotated[Text | None, Field(description="See engines.")] = None
+
+
+class Engine(EngineFields):
+    """One engine: a model and how it is served."""
+
+    name: Annotated[Name, Field(description="Unique in the stack; clients may send it as `model`.")]
+    model: Annotated[
+        Text,
+        Field(description="A Hugging Face id, a directory, or for command and external what clients send."),
+    ]
+
+
+class Stack(Section):
+    """A stack file: the engines of one host and the gateway in front of them."""
+
+    version: Annotated[Literal[1], Field(description="Version of this format.")] = 1
+    name: Annotated[Name | None, Field(description="Name of the stack. Default: the file's name.")] = None
+    description: Annotated[StrictStr, Field(description="For people.")] = ""
+    include: Annotated[
+        tuple[Text, ...], Field(description="Files, relative to this one, that this one is laid over.")
+    ] = ()
+    defaults: Annotated[Defaults, Field(description="Fields for every engine.")] = Defaults()
+    runtimes: Annotated[dict[str, Runtime], Field(description="Runtimes by name.")] = {}
+    gateway: Annotated[Gateway, Field(description="The gateway.")] = Gateway()
+    engines: Annotated[tuple[Engine, ...], Field(description="The engines; `[]` stops all of this stack.")]
