@@ -1,0 +1,238 @@
+"""Walks a plan: independent steps at once, each step's actions in order, rollback within the step."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
+from sage_reconcile.errors import ReconcileError
+from sage_reconcile.model.actions import (
+    Action,
+    AwaitReady,
+    Drain,
+    Launch,
+    Outcome,
+    Plan,
+    Reap,
+    Reroute,
+    Result,
+    Sleep,
+    Step,
+    Stop,
+    UpdateLive,
+    Verdict,
+    Wake,
+    Withdraw,
+)
+from sage_reconcile.model.desired import Strategy
+from sage_reconcile.model.observed import ObservedLaunch
+
+
+class Routes(Protocol):
+    """What the executor may do to the routing table."""
+
+    async def publish(self) -> None:
+        """Looks again and publishes what is ready now, less what was withdrawn."""
+        ...
+
+    async def withdraw(self, launch: ObservedLaunch) -> None:
+        """Publishes a table in which no new request goes to `launch`."""
+        ...
+
+    async def restore(self, launch: ObservedLaunch) -> None:
+        """Takes a withdrawal back."""
+        ...
+
+
+class Progress(Protocol):
+    """Is told what happens, as it happens. Must not raise."""
+
+    def started(self, step: Step) -> None: ...
+
+    def acting(self, step: Step, doing: str, launch: Started | ObservedLaunch | None) -> None: ...
+
+    def ended(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`wait`: whether engines are waited for. `timeout`: seconds for each engine, None for its own.
+    `rollback`: whether a failed replacement brings the old launch back."""
+
+    wait: bool = True
+    timeout: float | None = None
+    rollback: bool = True
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one step has done so far."""
+
+    step: Step
+    started: Started | None = None
+    withdrawn: list[ObservedLaunch] = field(default_factory=list)
+    stopped: list[ObservedLaunch] = field(default_factory=list)
+
+
+_DEFAULT = Options()
+
+
+class Executor:
+    """One execution of one plan. `cancel()` starts no new step and lets running ones come to a safe end."""
+
+    def __init__(self, hands: Hands, routes: Routes, progress: Progress, options: Options = _DEFAULT) -> None:
+        self._hands = hands
+        self._routes = routes
+        self._progress = progress
+        self._options = options
+        self._cancelled = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Ctrl-C: nothing new is begun; engines that are being waited for go on loading by themselves."""
+        self._cancelled.set()
+
+    async def execute(self, plan: Plan) -> tuple[Outcome, ...]:
+        """Outcomes in the order of the plan's steps. Never raises for what an engine or host does."""
+        done: dict[str, asyncio.Future[Outcome]] = {}
+        loop = asyncio.get_running_loop()
+        for step in plan.steps:
+            done[step.id] = loop.create_future()
+        async with asyncio.TaskGroup() as group:
+            for step in plan.steps:
+                group.create_task(self._after(step, done))
+        return tuple(done[step.id].result() for step in plan.steps)
+
+    async def _after(self, step: Step, done: dict[str, "asyncio.Future[Outcome]"]) -> None:
+        before = [await done[name] for name in step.after if name in done]
+        failed = next((outcome for outcome in before if outcome.result is not Result.DONE), None)
+        if failed is not None:
+            reason = f"waits for {failed.step.verdict} {failed.step.replica.short}, which "
+            reason += "failed" if failed.result is Result.FAILED else "was not done"
+            outcome = Outcome(step, Result.SKIPPED, reason)
+        elif self._cancelled.is_set():
+            outcome = Outcome(step, Result.SKIPPED, "interrupted before it began")
+        else:
+            outcome = await self._step(step)
+        self._progress.ended(outcome)
+        done[step.id].set_result(outcome)
+
+    async def _step(self, step: Step) -> Outcome:
+        self._progress.started(step)
+        run = _Run(step)
+        begin = time.monotonic()
+        try:
+            for action in step.actions:
+                await self._act(run, action)
+        except ReconcileError as error:
+            rolled_back, note = await self._roll_back(run)
+            tail = error.tail if isinstance(error, LaunchFailed) else ()
+            reason = "; ".join(part for part in (str(error), note) if part)
+            return Outcome(step, Result.FAILED, reason, time.monotonic() - begin, tail, rolled_back)
+        except _InterruptedError:
+            return Outcome(step, Result.SKIPPED, "interrupted; the engine goes on loading", 0.0)
+        return Outcome(step, Result.DONE, "", time.monotonic() - begin)
+
+    async def _act(self, run: _Run, action: Action) -> None:
+        match action:
+            case Launch():
+                self._say(run, "starting")
+                run.started = await self._hands.launch(action)
+            case AwaitReady():
+                await self._await_ready(run, action)
+            case Reroute():
+                await self._routes.publish()
+            case Withdraw(launch):
+                run.withdrawn.append(launch)
+                await self._routes.withdraw(launch)
+            case UpdateLive(launch, live):
+                await self._hands.update_live(launch, live)
+            case Reap(orphan):
+                self._say(run, "ending leftovers")
+                await self._hands.reap(orphan)
+            case Drain() | Stop() | Sleep() | Wake():
+                await self._leave_or_come(run, action)
+
+    async def _leave_or_come(self, run: _Run, action: Drain | Stop | Sleep | Wake) -> None:
+        launch = action.launch
+        match action:
+            case Drain(_, timeout):
+                self._say(run, "draining", launch)
+                await self._hands.drain(launch, timeout)
+            case Stop(_, drain):
+                self._say(run, "stopping", launch)
+                run.stopped.append(launch)
+                await self._hands.stop(launch, drain)
+            case Sleep():
+                self._say(run, "putting to sleep", launch)
+                await self._hands.sleep(launch)
+            case Wake():
+                self._say(run, "waking", launch)
+                await self._hands.wake(launch)
+
+    def _say(self, run: _Run, doing: str, launch: Started | ObservedLaunch | None = None) -> None:
+        self._progress.acting(run.step, doing, launch)
+
+    async def _await_ready(self, run: _Run, action: AwaitReady) -> None:
+        is_replacement = run.step.verdict is Verdict.REPLACE
+        if not self._options.wait and not is_replacement:
+            return
+        launch = run.started or action.launch
+        if launch is None:
+            return
+        self._say(run, "waiting until it answers", launch)
+        timeout = self._options.timeout or action.timeout
+        ready = asyncio.ensure_future(self._hands.await_ready(launch, timeout))
+        if is_replacement:
+            # A replacement that is left halfway would serve nothing: it is brought to its end.
+            await ready
+            return
+        stop = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise _InterruptedError
+            ready.result()
+        finally:
+            for task in (ready, stop):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ReconcileError):
+                    await task
+
+    async def _roll_back(self, run: _Run) -> tuple[bool, str]:
+        """Undoes a failed step: the new launch is ended, the old one serves again. (done, what in words)"""
+        try:
+            if run.started is not None:
+                self._say(run, "ending what failed", run.started)
+                await self._hands.stop(run.started, 0.0)
+            old = next((a.launch for a in run.step.actions if isinstance(a, Withdraw)), None)
+            if run.step.verdict is not Verdict.REPLACE or old is None:
+                return False, ""
+            if old not in run.stopped:
+                for launch in run.withdrawn:
+                    await self._routes.restore(launch)
+                return True, "the old one goes on serving"
+            if run.step.strategy is Strategy.SURGE:
+                return False, ""
+            return await self._start_again(run, old)
+        except ReconcileError as error:
+            return False, f"rolling back failed too: {error}"
+
+    async def _start_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
+        """Starts the old launch spec, which the old launch carried with it."""
+        if not self._options.rollback:
+            return False, "the old one was stopped and --no-rollback was given"
+        self._say(run, "rolling back")
+        wanted = next(action for action in run.step.actions if isinstance(action, Launch))
+        mark = old.mark
+        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, old.live or wanted.live)
+        again = await self._hands.launch(order)
+        self._say(run, "rolling back: waiting until the old one answers", again)
+        await self._hands.await_ready(again, order.live.health.startup_timeout)
+        await self._routes.publish()
+        return True, "rolled back to what ran before"
+
+
+class _InterruptedError(Exception):
+    """The user interrupted while an engine was being waited for."""

@@ -1,0 +1,246 @@
+"""Hands on this host: supervisors are started, asked to stop, and their leftovers ended."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets as random_source
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_reconcile import secrets
+from sage_reconcile.apply import processes
+from sage_reconcile.apply.environment import engine_environment, launch_context, working_directory
+from sage_reconcile.apply.hands import LaunchFailed, Started
+from sage_reconcile.engines.registry import runtime
+from sage_reconcile.errors import PermanentError, TransientError
+from sage_reconcile.home import Home
+from sage_reconcile.model import codec
+from sage_reconcile.model.actions import Launch
+from sage_reconcile.model.desired import LiveSpec
+from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan
+from sage_reconcile.supervisor import spawn
+
+TICK = 0.1
+"""Seconds between two looks at a record or a process."""
+
+STOP_GRACE = 15.0
+"""Seconds that a supervisor gets beyond its drain budget before its launch is ended for it."""
+
+MEMORY_GRACE = 30.0
+"""Seconds that the driver gets to give the memory of dead processes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Senses:
+    """What the hands must see, given by whoever composes them: they import no observer.
+
+    `gpus` reads the GPUs with their holders (blocking). `in_flight` gives the requests that the gateway has
+    under way for a launch id, None when no gateway runs.
+    """
+
+    gpus: Callable[[], tuple[ObservedGpu, ...]]
+    in_flight: Callable[[str], int | None]
+
+
+class LocalHands:
+    """Hands on this host, for the launches of one SAGE_HOME."""
+
+    def __init__(self, home: Home, senses: Senses, environ: Mapping[str, str] = os.environ) -> None:
+        self._home = home
+        self._senses = senses
+        self._environ = environ
+
+    async def launch(self, order: Launch) -> Started:
+        return await asyncio.to_thread(self._launch, order)
+
+    def _launch(self, order: Launch) -> Started:
+        spec, replica = order.spec, order.replica
+        gpus = self._senses.gpus() if order.placement.gpus else ()
+        context = launch_context(spec, order.placement, self._home, gpus)
+        line = runtime(spec.runtime).command_line(spec, context)
+        launch = random_source.token_hex(4)
+        mark = Mark(
+            home=str(self._home.root),
+            replica=replica,
+            fingerprint=order.fingerprint,
+            launch=launch,
+            spec=spec,
+            placement=order.placement,
+            model=line.model,
+        )
+        directory = self._home.ensure().launch_dir(replica.stack, replica.engine, replica.replica, launch)
+        message = {
+            "mark": codec.to_plain(mark),
+            "argv": list(line.argv),
+            "env": engine_environment(spec, line.env, self._environ),
+            "cwd": working_directory(spec),
+            "directory": str(directory),
+            "live": codec.to_plain(order.live),
+            "probe": {
+                "url": order.placement.url,
+                "model": line.model,
+                "headers": self._headers(spec.api_key),
+            },
+        }
+        try:
+            directory.mkdir(parents=True, mode=0o700)
+            pid = spawn.start(message)
+        except OSError as error:
+            raise PermanentError(f"cannot start the supervisor: {error}") from error
+        return Started(mark, pid, time.time(), str(directory))
+
+    def _headers(self, api_key: str | None) -> dict[str, str]:
+        if not api_key:
+            return {}
+        try:
+            return {"authorization": f"Bearer {secrets.resolve(api_key, self._environ)}"}
+        except ValueError as error:
+            raise PermanentError(f"api_key: {error} where sage runs") from error
+
+    async def await_ready(self, launch: Started | ObservedLaunch, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            record = _record(launch, "launch.json")
+            if record.get("state") == "ready":
+                return
+            if not processes.is_supervisor(launch.supervisor_pid, launch.mark.launch):
+                raise self._failure(launch)
+            if time.monotonic() > deadline:
+                said = record.get("message") or "it has not answered yet"
+                raise LaunchFailed(f"not ready after {timeout:.0f} s: {said}", _tail(launch))
+            await asyncio.sleep(TICK)
+
+    def _failure(self, launch: Started | ObservedLaunch) -> LaunchFailed:
+        """Why the launch ended, from the record that its supervisor left."""
+        record = _record(launch, "exit.json")
+        if not record:
+            return LaunchFailed("its supervisor is gone without a word; see `sage logs`", _tail(launch))
+        how = (
+            f"killed by signal {record['signal']}"
+            if record.get("signal")
+            else f"exit code {record.get('code')}"
+        )
+        cause, hint = str(record.get("cause") or ""), str(record.get("hint") or "")
+        what = f"the engine ended before it answered: {cause or how}"
+        detail = f" ({how})" if cause else ""
+        advice = f"; {hint}" if hint else ""
+        return LaunchFailed(what + detail + advice, tuple(record.get("tail") or ()), hint)
+
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not await asyncio.to_thread(self._senses.in_flight, launch.mark.id):
+                return
+            await asyncio.sleep(TICK)
+
+    async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
+        name = launch.mark.launch
+        pid = launch.supervisor_pid
+        deadline = time.monotonic() + drain + STOP_GRACE
+        if processes.is_supervisor(pid, name):
+            processes.send(pid, name, signal.SIGTERM)
+            if drain <= 0:
+                await asyncio.sleep(TICK)
+                processes.send(pid, name, signal.SIGTERM)
+        while processes.is_supervisor(pid, name) and time.monotonic() < deadline:
+            await asyncio.sleep(TICK)
+        await self._end_members(launch.mark, pid)
+
+    async def reap(self, orphan: Orphan) -> None:
+        sessions = {s for pid in orphan.pids if (s := _session(pid)) is not None}
+        await self._end_members(orphan.mark, min(sessions, default=None))
+
+    async def _end_members(self, mark: Mark, session: int | None) -> None:
+        """SIGKILL until no process of the launch is left, then waits until its GPU memory is back."""
+        ended: set[int] = set()
+        deadline = time.monotonic() + STOP_GRACE
+        while left := await asyncio.to_thread(processes.members, mark.launch, session):
+            ended.update(left)
+            for pid in left:
+                if not processes.send(pid, mark.launch, signal.SIGKILL) and session is not None:
+                    processes.kill_session_member(pid, session)
+            if time.monotonic() > deadline:
+                raise TransientError(f"processes {left} of {mark.id} do not end, not even by SIGKILL")
+            await asyncio.sleep(TICK)
+        if mark.placement.gpus:
+            await self._memory_back(mark, ended)
+
+    async def _memory_back(self, mark: Mark, ended: set[int]) -> None:
+        deadline = time.monotonic() + MEMORY_GRACE
+        while True:
+            gpus = await asyncio.to_thread(self._senses.gpus)
+            own = [gpu for gpu in gpus if gpu.uuid in mark.placement.gpus]
+            if not any(holder.pid in ended for gpu in own for holder in gpu.holders):
+                return
+            if time.monotonic() > deadline:
+                raise TransientError(f"{mark.id} has ended but its GPU memory is not back")
+            await asyncio.sleep(TICK)
+
+    async def update_live(self, launch: ObservedLaunch, live: LiveSpec) -> None:
+        path = Path(launch.directory) / "live.json"
+        wanted = codec.to_plain(live)
+        await asyncio.to_thread(_write, path, codec.encode(live))
+        deadline = time.monotonic() + 10.0
+        while _record(launch, "launch.json").get("live") != wanted:
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"the supervisor of {launch.replica.short} does not take its new settings"
+                )
+            await asyncio.sleep(TICK)
+
+    async def sleep(self, launch: ObservedLaunch) -> None:
+        await _post(launch, "/sleep?level=1")
+
+    async def wake(self, launch: ObservedLaunch) -> None:
+        await _post(launch, "/wake_up")
+
+    def last_line(self, launch: Started | ObservedLaunch) -> str:
+        return next(iter(_tail(launch, 1)), "")
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _record(launch: Started | ObservedLaunch, name: str) -> dict[str, Any]:
+    """A record of the launch; {} while it is not there or is being rewritten."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((Path(launch.directory) / name).read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _tail(launch: Started | ObservedLaunch, lines: int = 20) -> tuple[str, ...]:
+    with contextlib.suppress(OSError), (Path(launch.directory) / "engine.log").open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 8192))
+        text = file.read().decode("utf-8", "replace").splitlines()
+        return tuple(line for line in text if line.strip())[-lines:]
+    return ()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+async def _post(launch: ObservedLaunch, path: str) -> None:
+    import httpx
+
+    url = f"{launch.mark.placement.url}{path}"
+    try:
+        async with httpx.AsyncClient(timeout=120.0) as client:
+            reply = await client.post(url)
+        reply.raise_for_status()
+    except httpx.HTTPError as error:
+        raise TransientError(f"{launch.replica.short} did not follow {path}: {error}") from error
