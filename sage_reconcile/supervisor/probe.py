@@ -1,0 +1,176 @@
+"""Questions to an engine over HTTP: has it answered a real request, does it still, do its tokens move."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
+from typing import NamedTuple
+
+from sage_reconcile.supervisor.order import Health, Target
+
+MAX_BODY = 8 * 1024 * 1024
+# What engines answer to a chat request when their model has no chat template, or they have no such path.
+NO_CHAT = (400, 404, 405, 422)
+TOKEN_COUNTER = re.compile(r"^[\w:]*tokens?(?:_\w+)?_total$")
+RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|requests_processing)$")
+
+
+class Look(NamedTuple):
+    """What one question gave. `tokens` and `running` are None where the engine tells no such numbers."""
+
+    is_ok: bool
+    message: str = ""
+    tokens: float | None = None
+    running: float | None = None
+
+
+class Client:
+    """One engine's HTTP; `deadline` (monotonic) bounds all requests that this client makes together."""
+
+    def __init__(self, target: Target, deadline: float) -> None:
+        self.target = target
+        self.deadline = deadline
+        self._connection: HTTPConnection | None = None
+
+    def abort(self) -> None:
+        """From another thread: makes the request under way fail now, even one that drips bytes for ever."""
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def send(
+        self, method: str, path: str, body: object = None, timeout: float = float("inf")
+    ) -> tuple[int, bytes]:
+        """Status and body. Raises OSError (TimeoutError among them) and HTTPException."""
+        remaining = min(timeout, self.deadline - time.monotonic())
+        if remaining <= 0:
+            raise TimeoutError("timed out")
+        self._connection = HTTPConnection(self.target.host, self.target.port, timeout=remaining)
+        headers = {**self.target.headers, "Connection": "close"}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        try:
+            self._connection.request(method, path, data, headers)
+            response = self._connection.getresponse()
+            return response.status, response.read(MAX_BODY)
+        finally:
+            self._connection.close()
+
+
+def ask_ready(client: Client, health: Health) -> Look:
+    """Did the engine answer one real request of its kind? Never raises for what an engine may do."""
+    try:
+        if health.probe == "http":
+            return _ask_path(client, health.path, health.timeout)
+        if health.probe == "embed":
+            return _ask_embedding(client)
+        return _ask_generation(client)
+    except (OSError, HTTPException, ValueError) as error:
+        return Look(False, describe(error))
+
+
+def ask_alive(client: Client, health: Health, with_metrics: bool, is_canary: bool) -> Look:
+    """Does it still answer? A canary asks for a real token, for /health lies when the core hangs.
+
+    The counters are read even when the engine did not answer: they tell busy from hung.
+    """
+    look = ask_ready(client, health) if is_canary else ask_path(client, health)
+    if not with_metrics:
+        return look
+    tokens, running = read_metrics(client)
+    return look._replace(tokens=tokens, running=running)
+
+
+def ask_path(client: Client, health: Health) -> Look:
+    """Is GET of the health path 2xx, within the health timeout?"""
+    try:
+        return _ask_path(client, health.path, health.timeout)
+    except (OSError, HTTPException) as error:
+        return Look(False, describe(error))
+
+
+def read_metrics(client: Client) -> tuple[float | None, float | None]:
+    """(tokens ever counted, requests running) from /metrics; None where the engine does not tell."""
+    try:
+        status, body = client.send("GET", "/metrics")
+    except (OSError, HTTPException):
+        return None, None
+    if status != 200:
+        return None, None
+    tokens = [value for name, value in _samples(body) if TOKEN_COUNTER.match(name)]
+    running = [value for name, value in _samples(body) if RUNNING_GAUGE.match(name)]
+    return (sum(tokens) if tokens else None), (sum(running) if running else None)
+
+
+def _samples(body: bytes) -> Iterator[tuple[str, float]]:
+    for line in body.decode(errors="replace").splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        # Labels may hold spaces; the value follows the closing brace, and a timestamp may follow the value.
+        value = line.rpartition("}")[2].split() if "{" in line else line.split()[1:]
+        if line.startswith("#") or not value:
+            continue
+        with contextlib.suppress(ValueError):
+            yield name, float(value[0])
+
+
+def _ask_path(client: Client, path: str, timeout: float) -> Look:
+    status, body = client.send("GET", path, timeout=timeout)
+    if 200 <= status < 300:
+        return Look(True)
+    return Look(False, _refusal(f"GET {path}", status, body))
+
+
+def _ask_generation(client: Client) -> Look:
+    model = client.target.model
+    message = {"role": "user", "content": "hi"}
+    chat = {"model": model, "messages": [message], "max_tokens": 1, "temperature": 0}
+    status, body = client.send("POST", "/v1/chat/completions", chat)
+    look = _judge_choices("/v1/chat/completions", status, body)
+    if status not in NO_CHAT:
+        return look
+    completion = {"model": model, "prompt": "hi", "max_tokens": 1, "temperature": 0}
+    status, body = client.send("POST", "/v1/completions", completion)
+    second = _judge_choices("/v1/completions", status, body)
+    return second if second.is_ok else Look(False, f"{look.message}; {second.message}")
+
+
+def _judge_choices(path: str, status: int, body: bytes) -> Look:
+    if status != 200:
+        return Look(False, _refusal(f"POST {path}", status, body))
+    answer = json.loads(body)
+    if isinstance(answer, dict) and answer.get("choices"):
+        return Look(True)
+    return Look(False, f"POST {path} answered 200 without a choice")
+
+
+def _ask_embedding(client: Client) -> Look:
+    path = "/v1/embeddings"
+    status, body = client.send("POST", path, {"model": client.target.model, "input": "ready?"})
+    if status != 200:
+        return Look(False, _refusal(f"POST {path}", status, body))
+    answer = json.loads(body)
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if isinstance(data, list) and data and isinstance(data[0], dict) and data[0].get("embedding"):
+        return Look(True)
+    return Look(False, f"POST {path} answered 200 without a vector")
+
+
+def _refusal(what: str, status: int, body: bytes) -> str:
+    text = " ".join(body[:2000].decode(errors="replace").split())
+    return f"{what} answered {status}: {text[:200]}" if text else f"{what} answered {status}"
+
+
+def describe(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens on its port"
+    if isinstance(error, OSError):
+        return f"connection failed: {error.strerror or error}"
+    return f"unreadable answer: {type(error).__name__}: {error}"[:200]

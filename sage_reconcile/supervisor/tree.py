@@ -1,0 +1,64 @@
+"""Processes from /proc: who descends from whom, and when a process started."""
+
+import contextlib
+import os
+import signal
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int | str) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state (field 3) on, or None where the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The name, in parentheses, may itself hold spaces and parentheses.
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def boot_time() -> float:
+    """Epoch seconds, as the kernel tells it; 0.0 where /proc/stat has none."""
+    with contextlib.suppress(OSError), open("/proc/stat", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("btime "):
+                return float(line.split()[1])
+    return 0.0
+
+
+def started(pid: int) -> float:
+    """When the process started, in epoch seconds; 0.0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[19]) / CLOCK_TICKS + boot_time() if fields else 0.0
+
+
+def descendants(root: int) -> list[int]:
+    """Every living process below `root`. Zombies are left out: they hold nothing, and are reaped in time.
+
+    With `root` a child subreaper this is complete: whoever loses its parent becomes a child of `root`,
+    whatever session or process group it has moved to.
+    """
+    children: dict[int, list[int]] = {}
+    dead = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        fields = _stat(entry)
+        if fields is None:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(entry))
+        if fields[0] in "ZX":
+            dead.add(int(entry))
+    found, queue = [], [root]
+    while queue:
+        for child in children.get(queue.pop(), ()):
+            queue.append(child)
+            if child not in dead:
+                found.append(child)
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Signals one process; one that is already gone is what was wanted."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

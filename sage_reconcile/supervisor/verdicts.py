@@ -1,0 +1,138 @@
+"""Why an engine ended, from its last output: an ordered table, the first match wins. Pure."""
+
+import re
+import signal
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Verdict(NamedTuple):
+    """`cause` is a known one or ""; `hint` is what to do next."""
+
+    cause: str
+    hint: str
+
+
+class Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    verdict: Verdict
+
+
+def _rule(pattern: str, cause: str, hint: str) -> Rule:
+    return Rule(re.compile(pattern, re.IGNORECASE), Verdict(cause, hint))
+
+
+# Specific before general: vLLM wraps the root cause in a traceback of its own, and a failed allocation is
+# also reported by whatever had asked for the memory. `{1}` in a text is the pattern's group.
+RULES = (
+    _rule(
+        r"address already in use|errno 98\b|port \d+ is (?:already )?(?:in use|occupied)",
+        "address already in use",
+        "another process holds the engine's port: end it, or choose another port in the stack file",
+    ),
+    _rule(
+        r"free memory on device\b.*less than desired gpu memory utilization",
+        "not enough free GPU memory at start",
+        "something else holds memory of this GPU: free it, or lower gpu_memory",
+    ),
+    _rule(
+        r"no available memory for the cache blocks"
+        r"|(?:kv cache|kv-cache)\b.*(?:is larger than|larger than the available|needed).*"
+        r"|max(?:imum)? (?:seq|model)[ _]len.*(?:larger than|exceeds?).*kv cache"
+        r"|to serve at least one request with the model'?s max seq(?:uence)? len",
+        "KV cache does not fit",
+        "lower max-model-len or raise gpu_memory",
+    ),
+    _rule(
+        r"cuda (?:error: )?out of memory|outofmemoryerror|cuda_error_out_of_memory|hip out of memory",
+        "CUDA out of memory",
+        "raise gpu_memory, lower max-model-len, or give the engine more GPUs",
+    ),
+    _rule(
+        r"no space left on device|errno 28\b|disk quota exceeded",
+        "disk full",
+        "free space where the model cache and the temporary files lie",
+    ),
+    _rule(
+        r"gatedrepoerror|gated repo|access to model .* is restricted|(?:401|403) client error"
+        r"|invalid (?:user token|username or password)|you must (?:be authenticated|have access)",
+        "gated model or no access",
+        "accept the model's licence on its hub page and pass a valid HF_TOKEN in env",
+    ),
+    _rule(
+        r"repositorynotfounderror|repository not found"
+        r"|is not a local folder and is not a valid model identifier"
+        r"|hfvalidationerror|entrynotfounderror|localentrynotfounderror|couldn'?t connect to .*huggingface"
+        r"|incorrect path_or_model_id|(?:model|repo)\b.* does not (?:exist|appear to have)",
+        "model not found",
+        "check the model's name or path; without network it has to be in the local cache",
+    ),
+    _rule(
+        r"(?:modulenotfounderror: )?no module named '?([\w.]+)'?",
+        "no module named {1}",
+        "install {1} in the Python environment of the engine's runtime",
+    ),
+    _rule(
+        r"unrecognized arguments?: (.+)|no such option:? (\S+)|unknown (?:option|argument):? (\S+)",
+        "unrecognized arguments",
+        "this version of the engine does not know: {1}; check args in the stack file",
+    ),
+    _rule(
+        r"(?:head[ _]?(?:size|dim)\D{0,30}\d*\D{0,20}(?:is )?(?:not supported|unsupported))"
+        r"|unsupported head[ _]?(?:size|dim)",
+        "unsupported head size",
+        "this model's attention head size does not work with this attention backend: choose another backend",
+    ),
+    _rule(
+        r"model architectures? .*(?:not supported|are not supported|failed to be inspected)"
+        r"|does not recognize this architecture|(?:unsupported|unknown) (?:model )?architecture",
+        "unsupported architecture",
+        "this version of the engine cannot run the model: update the runtime or choose another model",
+    ),
+    _rule(
+        r"nvidia driver on your system is too old|driver version is insufficient|no kernel image is available"
+        r"|undefined symbol: .*(?:c10|torch|at\d|cuda|cublas|nccl)"
+        r"|libcud\w+\.so[\d.]*: cannot open shared object"
+        r"|torch not compiled with cuda enabled|cuda driver initialization failed|found no nvidia driver"
+        r"|the detected cuda version .* mismatches",
+        "torch, CUDA and driver do not match",
+        "install the torch build that this engine version asks for, fit for the GPU driver; see sage doctor",
+    ),
+    _rule(
+        r"permission ?(?:error|denied)",
+        "permission denied",
+        "give the user that runs sage access to what the last lines name",
+    ),
+)
+
+KILLED = Verdict(
+    "killed (out of host memory?)",
+    "look for the out-of-memory killer in the kernel's log (dmesg); give the engine less memory",
+)
+CRASHED = "crashed ({})"
+CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+UNKNOWN = Verdict("", "read the engine's last log lines: sage logs --previous")
+
+
+def verdict(tail: Sequence[str], code: int | None, number: int | None) -> Verdict:
+    """The verdict on a process that ended by itself, with exit `code` or killed by signal `number`.
+
+    A clean exit has no cause, whatever it had printed. Within a rule the last matching line counts.
+    """
+    if code == 0:
+        return Verdict("", "the engine ended by itself, without an error")
+    for rule in RULES:
+        for line in reversed(tail):
+            match = rule.pattern.search(line)
+            if match:
+                return _fill(rule.verdict, match)
+    if number == signal.SIGKILL:
+        return KILLED
+    if number in CRASH_SIGNALS:
+        return Verdict(CRASHED.format(signal.Signals(number).name), UNKNOWN.hint)
+    return UNKNOWN
+
+
+def _fill(found: Verdict, match: re.Match[str]) -> Verdict:
+    detail = next((group for group in match.groups() if group), "").strip()
+    return Verdict(*(text.replace("{1}", detail) for text in found))

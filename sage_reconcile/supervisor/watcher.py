@@ -1,0 +1,88 @@
+"""Follows the health of one attempt, from its start to its end, by asking the engine at the right times."""
+
+import time
+from functools import partial
+
+from sage_reconcile.supervisor import probe
+from sage_reconcile.supervisor.order import Live
+from sage_reconcile.supervisor.prober import Prober
+from sage_reconcile.supervisor.vitals import Vitals
+
+FIRST_POLL = 0.2
+LONGEST_POLL = 2.0
+# The first token of a cold model may take long, and so may one of an engine that serves many others.
+LONGEST_ANSWER = 60.0
+CANARY_ANSWER = 30.0
+
+
+class Watcher:
+    """`state` is "starting", "ready", "failing", or, finally, "late" (not ready in time) or "hung".
+
+    `next_at` (monotonic) is when `step` has something to do; a new answer wakes the caller anyway.
+    """
+
+    def __init__(self, prober: Prober) -> None:
+        now = time.monotonic()
+        self.prober = prober
+        self.state = "starting"
+        self.message = "not asked yet"
+        self.ready_since: float | None = None
+        self.was_ready = False
+        self.next_at = now
+        self._started = now
+        self._asked_at = now
+        self._poll = FIRST_POLL
+        self._vitals = Vitals()
+
+    def step(self, live: Live) -> None:
+        """Takes an answer that has come, and asks again when it is time."""
+        now = time.monotonic()
+        look = self.prober.answer()
+        if look is not None:
+            self._take(look, live, now)
+        if not self.was_ready and now - self._started >= live.health.startup_timeout:
+            self.state = "late"
+        if self.state in ("late", "hung"):
+            self.prober.cancel()
+        elif self.prober.is_asking:
+            self.next_at = self._bounded(self.prober.deadline, live)
+        elif now >= self.next_at:
+            self._ask(live, now)
+            self.next_at = self._bounded(self.prober.deadline, live)
+        else:
+            # The interval may just have become shorter.
+            self.next_at = min(self.next_at, now + max(live.health.interval, LONGEST_POLL))
+
+    def _bounded(self, at: float, live: Live) -> float:
+        return at if self.was_ready else min(at, self._started + live.health.startup_timeout)
+
+    def _ask(self, live: Live, now: float) -> None:
+        health = live.health
+        self._asked_at = now
+        if not self.was_ready:
+            remaining = self._started + health.startup_timeout - now
+            self.prober.ask(partial(probe.ask_ready, health=health), min(LONGEST_ANSWER, remaining))
+            return
+        is_canary = health.probe != "http" and self._vitals.wants_canary(health.failures)
+        with_metrics = self._vitals.wants_metrics
+        timeout = max(CANARY_ANSWER, health.timeout) if is_canary else health.timeout
+        question = partial(probe.ask_alive, health=health, with_metrics=with_metrics, is_canary=is_canary)
+        self.prober.ask(question, timeout + health.timeout if with_metrics else timeout)
+
+    def _take(self, look: probe.Look, live: Live, now: float) -> None:
+        if self.was_ready:
+            state = self._vitals.take(look, live.health.failures)
+            self.next_at = self._asked_at + live.health.interval
+        elif look.is_ok:
+            state, self.was_ready = "ready", True
+            self.next_at = now + live.health.interval
+        else:
+            state = "starting"
+            self.next_at = now + self._poll
+            self._poll = min(self._poll * 1.5, LONGEST_POLL)
+        self.message = look.message
+        if state == "ready" and self.state != "ready":
+            self.ready_since = now
+        elif state != "ready":
+            self.ready_since = None
+        self.state = state
