@@ -32,7 +32,10 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One model name that clients may send. `backends` are Backend ids, sorted; `hold` in seconds."""
+    """One model name that clients may send. `backends` are Backend ids, sorted; `hold` in seconds.
+
+    `stack` is the one that offers the name: it tells whose a route without backends is.
+    """
 
     name: str
     kind: str
@@ -40,6 +43,7 @@ class Route:
     policy: str = "least_inflight"
     hold: float = 30.0
     metadata: tuple[tuple[str, str], ...] = ()
+    stack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,195 @@
+"""One look at a host: GPUs, processes, records and probes put together as ObservedState.
+
+A part that fails or does not answer in time becomes a gap, never an exception: not seen is not absent.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from sage_reconcile.home import Home
+from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, ProbeKind, ReplicaId
+from sage_reconcile.model.observed import (
+    Gap,
+    Health,
+    LastExit,
+    ObservedGpu,
+    ObservedLaunch,
+    ObservedNode,
+    ObservedState,
+)
+from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.observe import records
+from sage_reconcile.observe.deadline import Deadline
+from sage_reconcile.observe.external import look_outside
+from sage_reconcile.observe.gpus import Found, read_gpus
+from sage_reconcile.observe.probes import Answer, answers, is_sleeping, probe_ready
+from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+
+MAX_PROBES = 64
+PROBE_SECONDS = 2.0
+GPU_SECONDS = 10.0
+SCAN_SECONDS = 20.0
+
+CAN_BE_ASLEEP = frozenset({Health.READY, Health.STARTING, Health.FAILING})
+
+
+class Eyes(Protocol):
+    """How a fleet is seen: one host here, many elsewhere."""
+
+    async def look(self, desired: DesiredState | None = None) -> ObservedState:
+        """What is there now; with `desired`, its external engines are probed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the supervisor of one live launch wrote down, as far as it can be read."""
+
+    record: records.LaunchRecord | None
+    last_exit: LastExit | None
+
+
+class LocalEyes:
+    """The eyes of this host, for one SAGE_HOME. `node` is the name it goes by, its host name by default."""
+
+    def __init__(self, home: Home, node: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self.home = home
+        self.node = node or socket.gethostname()
+        self.environ = environ
+        self._read_gpus = Deadline("NVML", GPU_SECONDS, partial(read_gpus, self.node, environ))
+        self._read_processes = Deadline("the process table", SCAN_SECONDS, self._scan)
+        self._read_past = Deadline("the run directory", SCAN_SECONDS, self._past)
+
+    async def look(self, desired: DesiredState | None = None) -> ObservedState:
+        """Never raises for what it cannot see: see `gaps`."""
+        at = time.time()
+        bound = asyncio.Semaphore(MAX_PROBES)
+        (gpus, gpu_gaps), (table, written, scan_gaps), (exits, routing), external = await asyncio.gather(
+            self._gpus(), self._processes(), self._recorded(), look_outside(desired, self.environ, bound)
+        )
+        launches = await asyncio.gather(
+            *(self._launch(live, written[live.mark.launch], desired, bound) for live in table.live)
+        )
+        return ObservedState(
+            at=at,
+            nodes=(ObservedNode(self.node, gpus, table.ports or (), table.boot_id),),
+            launches=tuple(replace(launch, gpu_mib=held(gpus, launch.pids)) for launch in launches),
+            orphans=tuple(replace(orphan, gpu_mib=held(gpus, orphan.pids)) for orphan in table.orphans),
+            foreign=table.foreign,
+            exits=exits,
+            external=external,
+            gaps=(*gpu_gaps, *scan_gaps),
+            routing=routing,
+        )
+
+    async def _gpus(self) -> Found:
+        try:
+            return await self._read_gpus()
+        except Exception as error:  # noqa: BLE001 - a driver can fail in any way; all of them are one gap
+            return (), (Gap(self.node, "gpus", f"GPUs cannot be read: {error or type(error).__name__}"),)
+
+    async def _processes(self) -> tuple[ProcessTable, dict[str, _Written], tuple[Gap, ...]]:
+        try:
+            table, written = await self._read_processes()
+        except Exception as error:  # noqa: BLE001 - without processes nothing is known, whatever the reason
+            reason = f"processes cannot be read: {error or type(error).__name__}"
+            return ProcessTable(), {}, (Gap(self.node, "processes", reason), Gap(self.node, "ports", reason))
+        gaps = [Gap(self.node, note.replica or "processes", note.reason) for note in table.unreadable]
+        if table.ports is None:
+            gaps.append(Gap(self.node, "ports", table.ports_error))
+        return table, written, tuple(gaps)
+
+    async def _recorded(self) -> tuple[tuple[tuple[ReplicaId, LastExit], ...], RoutingTable | None]:
+        try:
+            return await self._read_past()
+        except OSError:
+            return (), None  # records only explain; what runs is known without them
+
+    def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
+        table = scan(self.home)
+        marks = [live.mark for live in table.live]
+        written = {
+            mark.launch: _Written(records.read_launch(self.home, mark), records.read_exit(self.home, mark))
+            for mark in marks
+        }
+        return table, written
+
+    def _past(self) -> tuple[tuple[tuple[ReplicaId, LastExit], ...], RoutingTable | None]:
+        return records.last_exits(self.home), records.read_routing(self.home)
+
+    async def _launch(
+        self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
+    ) -> ObservedLaunch:
+        record = written.record
+        async with bound:
+            if record is not None:
+                health, message = await _checked(live, record)
+            else:
+                health, message = await _probed(live, _health_spec(live, desired))
+            if live.mark.spec.can_sleep and health in CAN_BE_ASLEEP:
+                asleep = await is_sleeping(live.mark.placement.url, PROBE_SECONDS)
+                health, message = (Health.ASLEEP, "") if asleep else (health, message)
+        launch = ObservedLaunch(
+            mark=live.mark,
+            health=health,
+            supervisor_pid=live.supervisor.pid,
+            supervisor_started=live.supervisor.started,
+            engine_pid=live.engine.pid if live.engine else None,
+            pids=live.pids,
+            since=live.supervisor.started,
+            message=message,
+            directory=str(records.launch_dir(self.home, live.mark)),
+            last_exit=written.last_exit,
+        )
+        if record is None:
+            return launch
+        return replace(
+            launch,
+            since=record.since,
+            ready_at=record.ready_at,
+            restarts=record.restarts,
+            live=record.live,
+        )
+
+
+async def _checked(live: LiveLaunch, record: records.LaunchRecord) -> tuple[Health, str]:
+    """The supervisor's word, unless its engine was ready and now nothing listens. No answer in time may be a
+    busy engine, and the supervisor knows better than one probe."""
+    if record.health is not Health.READY:
+        return record.health, record.message
+    placement = live.mark.placement
+    if await answers(placement.url, record.live.health.path, PROBE_SECONDS) is Answer.REFUSED:
+        return Health.FAILING, f"was ready, but {placement.host}:{placement.port} refuses connections"
+    return Health.READY, record.message
+
+
+async def _probed(live: LiveLaunch, health: HealthSpec) -> tuple[Health, str]:
+    """Without a record only a real answer says READY."""
+    mark = live.mark
+    result = await probe_ready(mark.placement.url, mark.model, health.probe, health.path, PROBE_SECONDS)
+    if result.ok:
+        return Health.READY, ""
+    return Health.STARTING, f"its record is missing, and asked directly: {result.message}"
+
+
+def _health_spec(live: LiveLaunch, desired: DesiredState | None) -> HealthSpec:
+    """How the stack wants the engine probed, where it is known; else by what the engine is for."""
+    if desired is not None and desired.stack == live.mark.replica.stack:
+        engine = desired.engine(live.mark.replica.engine)
+        if engine is not None:
+            return engine.live.health
+    is_embedding = live.mark.spec.kind is Kind.EMBEDDING
+    return HealthSpec(probe=ProbeKind.EMBED if is_embedding else ProbeKind.GENERATE)
+
+
+def held(gpus: Iterable[ObservedGpu], pids: Iterable[int]) -> tuple[tuple[str, int], ...]:
+    """MiB per GPU UUID that these processes hold, as NVML measured. Empty where NVML's pids are another
+    namespace's (a container): nothing matches, and nothing is guessed."""
+    members = frozenset(pids)
+    sums = {gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.pid in members) for gpu in gpus}
+    return tuple((uuid, mib) for uuid, mib in sorted(sums.items()) if mib)

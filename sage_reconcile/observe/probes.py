@@ -1,0 +1,171 @@
+"""Asking an engine over HTTP: does it really answer, does it sleep, is anything there at all."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+import httpx
+
+from sage_reconcile.model.desired import ProbeKind
+
+NO_ANSWER = "no answer within {:g} s"
+MESSAGE_LIMIT = 300
+# What engines answer to a chat request when they can only complete text: no such path, no chat template.
+NOT_A_CHAT = frozenset({400, 404, 405, 422, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Whether the engine answered a real request, else why not; `is_silent`: it gave no answer in time."""
+
+    ok: bool
+    message: str = ""
+    is_silent: bool = False
+
+
+class Answer(StrEnum):
+    """YES: something speaks HTTP there. REFUSED: nothing listens. SILENT: no answer in time, busy or hung."""
+
+    YES = "yes"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+async def probe_ready(
+    url: str,
+    model: str,
+    probe: ProbeKind,
+    path: str,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+) -> ProbeResult:
+    """One real request in `timeout` seconds: a token (GENERATE), a vector (EMBED), a 2xx at `path` (HTTP).
+
+    HTTP 200 at a health path proves little: vLLM gives it while asleep and while its core is about to fail.
+    """
+    try:
+        async with _client(url, timeout, headers) as client:
+            if probe is ProbeKind.HTTP:
+                return _is_success(await client.get(path), path)
+            if probe is ProbeKind.EMBED:
+                return await _embeds(client, model)
+            return await _generates(client, model)
+    except TimeoutError:
+        return ProbeResult(False, NO_ANSWER.format(timeout), is_silent=True)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        return ProbeResult(False, _reason(error))
+
+
+async def is_sleeping(url: str, timeout: float) -> bool | None:
+    """Whether the engine gave its memory back (vLLM's sleep mode); None when it does not say."""
+    try:
+        async with _client(url, timeout) as client:
+            body = _json(await client.get("/is_sleeping"))
+    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
+        return None
+    said = body.get("is_sleeping") if isinstance(body, dict) else None
+    return said if isinstance(said, bool) else None
+
+
+async def answers(url: str, path: str, timeout: float) -> Answer:
+    """Whether anything answers at `path`, whatever it says."""
+    try:
+        async with _client(url, timeout) as client:
+            await client.get(path)
+    except httpx.ConnectError:
+        return Answer.REFUSED
+    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
+        return Answer.SILENT
+    return Answer.YES
+
+
+@asynccontextmanager
+async def _client(
+    url: str,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client for one probe. Proxies of the environment are left aside, and `timeout` is over all in all."""
+    verify = _tls() if url.startswith("https:") else False
+    async with (
+        asyncio.timeout(timeout),
+        httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=None, verify=verify, trust_env=False
+        ) as client,
+    ):
+        yield client
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def _generates(client: httpx.AsyncClient, model: str) -> ProbeResult:
+    chat = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    reply = await client.post("/v1/chat/completions", json=chat)
+    result = _has_choice(reply, "/v1/chat/completions")
+    if result.ok or reply.status_code not in NOT_A_CHAT:
+        return result
+    text = {"model": model, "max_tokens": 1, "prompt": "Hi"}
+    completion = _has_choice(await client.post("/v1/completions", json=text), "/v1/completions")
+    return completion if completion.ok else result
+
+
+def _has_choice(reply: httpx.Response, path: str) -> ProbeResult:
+    if not reply.is_success:
+        return _is_success(reply, path)
+    body = _json(reply)
+    if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
+        return ProbeResult(True)
+    return ProbeResult(False, f"{path} answered {reply.status_code} without a choice")
+
+
+async def _embeds(client: httpx.AsyncClient, model: str) -> ProbeResult:
+    path = "/v1/embeddings"
+    reply = await client.post(path, json={"model": model, "input": "ready?"})
+    if not reply.is_success:
+        return _is_success(reply, path)
+    try:
+        has_vector = bool(_json(reply)["data"][0]["embedding"])
+    except (KeyError, IndexError, TypeError):
+        has_vector = False
+    if has_vector:
+        return ProbeResult(True)
+    return ProbeResult(False, f"{path} answered {reply.status_code} without a vector")
+
+
+def _is_success(reply: httpx.Response, path: str) -> ProbeResult:
+    if reply.is_success:
+        return ProbeResult(True)
+    said = _said(reply)
+    return ProbeResult(False, f"{path} answered {reply.status_code}" + (f": {said}" if said else ""))
+
+
+def _said(reply: httpx.Response) -> str:
+    """The engine's own words: OpenAI's {"error": {"message"}}, FastAPI's {"detail"}, or the text."""
+    body = _json(reply)
+    words: Any = body
+    if isinstance(body, dict):
+        error = body.get("error", body)
+        words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    if body is None:
+        words = reply.text
+    return " ".join(str(words or "").split())[:MESSAGE_LIMIT]
+
+
+def _json(reply: httpx.Response) -> Any:
+    try:
+        return reply.json()
+    except ValueError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    return f"nothing accepts connections there ({said})" if isinstance(error, httpx.ConnectError) else said

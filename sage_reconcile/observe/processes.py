@@ -1,0 +1,262 @@
+"""Launches as the process table shows them: marks, sessions, descent. The only importer of psutil.
+
+This is the truth about what runs: it needs no file of ours.
+"""
+
+import json
+import os
+import pwd
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sage_reconcile.home import Home
+from sage_reconcile.model import codec
+from sage_reconcile.model.observed import ForeignLaunch, Mark, Orphan, PortHolder
+
+MARK_VARIABLE = "SAGE_LAUNCH"
+ROLE_VARIABLE = "SAGE_ROLE"
+MARK_VERSION = 1
+DEAD = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One live process. Pids are used again: (pid, started) is its identity; `started` in epoch seconds."""
+
+    pid: int
+    started: float
+    parent: int
+    session: int
+    uid: int
+    mark: str = ""
+    is_supervisor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLaunch:
+    """A launch of ours; `engine` is the supervisor's first child, None between restarts."""
+
+    mark: Mark
+    supervisor: Process
+    members: tuple[Process, ...]
+    engine: Process | None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(member.pid for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A process of ours whose mark cannot be read; `replica` as far as it can be told, else ""."""
+
+    pid: int
+    replica: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTable:
+    """One pass over the process table. `ports` is None, with `ports_error`, when they could not be read."""
+
+    live: tuple[LiveLaunch, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    foreign: tuple[ForeignLaunch, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    pids: frozenset[int] = frozenset()
+    ports: tuple[PortHolder, ...] | None = ()
+    ports_error: str = ""
+    boot_id: str = ""
+
+
+def scan(home: Home) -> ProcessTable:
+    """Every launch on this host, the listening TCP ports and the boot id. Raises OSError without a /proc."""
+    processes = _read_all()
+    groups, unreadable = _grouped(processes.values(), str(home.root))
+    family = _Family(processes)
+    live: list[LiveLaunch] = []
+    orphans: list[Orphan] = []
+    foreign: list[ForeignLaunch] = []
+    for (uid, owner, _), (mark, marked) in groups.items():
+        supervisor = _supervisor(marked)
+        members = family.of(marked, supervisor)
+        if uid != os.getuid() or owner != str(home.root):
+            foreign.append(ForeignLaunch(mark, tuple(m.pid for m in members), _user(uid)))
+        elif supervisor is None:
+            orphans.append(Orphan(mark, tuple(m.pid for m in members)))
+        else:
+            live.append(LiveLaunch(mark, supervisor, members, _engine(supervisor, members)))
+    ports, ports_error = _listening()
+    return ProcessTable(
+        live=tuple(sorted(live, key=lambda launch: launch.mark.id)),
+        orphans=tuple(sorted(orphans, key=lambda orphan: orphan.mark.id)),
+        foreign=tuple(sorted(foreign, key=lambda launch: (launch.user, launch.mark.home, launch.mark.id))),
+        unreadable=tuple(unreadable),
+        pids=frozenset(processes),
+        ports=ports,
+        ports_error=ports_error,
+        boot_id=boot_id(),
+    )
+
+
+def boot_id() -> str:
+    """Changes at every boot; "" where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _read_all() -> dict[int, Process]:
+    own_uid = os.getuid()
+    found = {}
+    for pid in psutil.pids():
+        try:
+            process = _read(pid, own_uid)
+        except (psutil.Error, OSError):
+            continue  # it ended while it was looked at
+        if process is not None:
+            found[pid] = process
+    return found
+
+
+def _read(pid: int, own_uid: int) -> Process | None:
+    """The process, None for a zombie. Only root may, and only root does, read the environment of others."""
+    handle = psutil.Process(pid)
+    with handle.oneshot():
+        if handle.status() in DEAD:
+            return None
+        uid = handle.uids().real
+        mark = role = ""
+        if uid == own_uid or own_uid == 0:
+            try:
+                environ = handle.environ()
+                mark, role = environ.get(MARK_VARIABLE, ""), environ.get(ROLE_VARIABLE, "")
+            except (psutil.AccessDenied, OSError):
+                pass  # not dumpable: it cannot show a mark, but can still be a member by session or descent
+        return Process(
+            pid=pid,
+            started=handle.create_time(),
+            parent=handle.ppid(),
+            session=os.getsid(pid),
+            uid=uid,
+            mark=mark,
+            is_supervisor=bool(mark) and role == "supervisor",
+        )
+
+
+Groups = dict[tuple[int, str, str], tuple[Mark, list[Process]]]
+
+
+def _grouped(processes: Iterable[Process], home: str) -> tuple[Groups, list[Unreadable]]:
+    """Marked processes by (uid, home, launch id): a mark that somebody else copied is not ours."""
+    groups: Groups = {}
+    unreadable: list[Unreadable] = []
+    decoded: dict[str, Mark | ValueError] = {}
+    for process in processes:
+        if not process.mark:
+            continue
+        if process.mark not in decoded:
+            decoded[process.mark] = _decoded(process.mark)
+        mark = decoded[process.mark]
+        if isinstance(mark, Mark):
+            groups.setdefault((process.uid, mark.home, mark.launch), (mark, []))[1].append(process)
+        elif process.uid == os.getuid() and (note := _note(process, mark, home)):
+            unreadable.append(note)
+    return groups, unreadable
+
+
+def _decoded(raw: str) -> Mark | ValueError:
+    try:
+        mark = codec.decode(raw, Mark)
+    except ValueError as error:
+        return error
+    if mark.version != MARK_VERSION:
+        return ValueError(f"its version is {mark.version}, this sage reads {MARK_VERSION}")
+    return mark
+
+
+def _note(process: Process, error: ValueError, home: str) -> Unreadable | None:
+    """None when the mark, as far as it can be read, is another home's and so none of our business."""
+    try:
+        plain = json.loads(process.mark)
+        if plain.get("home", home) != home:
+            return None
+        replica = plain["replica"]
+        name = f"{replica['stack']}/{replica['engine']}#{replica['replica']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        name = ""
+    return Unreadable(process.pid, name, f"process {process.pid} carries a mark that cannot be read: {error}")
+
+
+def _supervisor(marked: list[Process]) -> Process | None:
+    """A child that the supervisor has forked, and that has not yet become another program, looks like it: the
+    session's leader, else the oldest, is the one."""
+    candidates = [process for process in marked if process.is_supervisor]
+    return min(candidates, key=lambda p: (p.session != p.pid, p.started, p.pid), default=None)
+
+
+def _engine(supervisor: Process, members: tuple[Process, ...]) -> Process | None:
+    children = [member for member in members if member.parent == supervisor.pid and member != supervisor]
+    return min(children, key=lambda child: (child.started, child.pid), default=None)
+
+
+class _Family:
+    """Who belongs together besides carrying the same mark."""
+
+    def __init__(self, processes: dict[int, Process]) -> None:
+        self.children: dict[int, list[Process]] = defaultdict(list)
+        self.sessions: dict[int, list[Process]] = defaultdict(list)
+        for process in processes.values():
+            self.children[process.parent].append(process)
+            self.sessions[process.session].append(process)
+
+    def of(self, marked: list[Process], supervisor: Process | None) -> tuple[Process, ...]:
+        """The marked ones, the session that the supervisor leads, and all their descendants."""
+        members: dict[int, Process] = {}
+        waiting = list(marked)
+        if supervisor is not None:
+            waiting += self.sessions[supervisor.pid]
+        launches = {process.mark for process in marked}
+        while waiting:
+            process = waiting.pop()
+            if process.pid in members or (process.mark and process.mark not in launches):
+                continue  # a launch that was started from inside another one is a launch of its own
+            members[process.pid] = process
+            waiting += self.children[process.pid]
+        return tuple(members[pid] for pid in sorted(members))
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _listening(
+    connections: Callable[..., Iterable[Any]] = psutil.net_connections,
+) -> tuple[tuple[PortHolder, ...] | None, str]:
+    """Listening TCP ports; of those in other users' hands the pid is not told to everybody."""
+    try:
+        found = {
+            (sock.laddr.port, sock.pid)
+            for sock in connections(kind="tcp")
+            if sock.status == psutil.CONN_LISTEN and sock.laddr
+        }
+    except (psutil.Error, OSError, RuntimeError) as error:
+        return None, f"listening ports cannot be read: {error or type(error).__name__}"
+    ordered = sorted(found, key=lambda item: (item[0], item[1] or 0))
+    return tuple(PortHolder(port, pid, _name(pid)) for port, pid in ordered), ""
+
+
+def _name(pid: int | None) -> str:
+    try:
+        return psutil.Process(pid).name() if pid else ""
+    except psutil.Error:
+        return ""

@@ -1,0 +1,157 @@
+"""What supervisors wrote down about their launches. Observations: missing or broken ones are no fault."""
+
+import contextlib
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sage_reconcile.home import Home
+from sage_reconcile.model import codec
+from sage_reconcile.model.desired import LiveSpec, ReplicaId
+from sage_reconcile.model.observed import Health, LastExit, Mark
+from sage_reconcile.model.routing import RoutingTable
+
+T = TypeVar("T")
+
+HEALTH = {
+    "starting": Health.STARTING,
+    "ready": Health.READY,
+    "failing": Health.FAILING,
+    "backoff": Health.BACKOFF,
+    "stopping": Health.EXITED,
+    "exited": Health.EXITED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """A process as the supervisor knew it; `started` in epoch seconds."""
+
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """launch.json. Times in epoch seconds."""
+
+    mark: Mark
+    supervisor: ProcessRef
+    state: str
+    since: float
+    live: LiveSpec
+    engine: ProcessRef | None = None
+    ready_at: float | None = None
+    restarts: int = 0
+    message: str = ""
+    next_attempt_at: float | None = None
+    version: int = 1
+
+    @property
+    def health(self) -> Health:
+        return HEALTH.get(self.state, Health.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """exit.json: how the process `pid` of the launch `launch` ended."""
+
+    at: float
+    launch: str
+    pid: int | None
+    code: int | None
+    signal: int | None
+    was_ready: bool
+    cause: str = ""
+    hint: str = ""
+    tail: tuple[str, ...] = ()
+    version: int = 1
+
+    @property
+    def last_exit(self) -> LastExit:
+        return LastExit(self.at, self.code, self.signal, self.was_ready, self.cause, self.hint, self.tail)
+
+
+def read_launch(home: Home, mark: Mark) -> LaunchRecord | None:
+    """The record of this very launch; None when missing, broken, or of another launch."""
+    record = _read(launch_dir(home, mark) / "launch.json", LaunchRecord)
+    return record if record is not None and record.mark.launch == mark.launch else None
+
+
+def read_exit(home: Home, mark: Mark) -> LastExit | None:
+    """How the last process of this launch ended, None when none did."""
+    record = _read(launch_dir(home, mark) / "exit.json", ExitRecord)
+    return record.last_exit if record is not None and record.launch == mark.launch else None
+
+
+def launch_dir(home: Home, mark: Mark) -> Path:
+    replica = mark.replica
+    return home.launch_dir(replica.stack, replica.engine, replica.replica, mark.launch)
+
+
+def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, LastExit], ...]:
+    """The newest exit of each replica of the stack, or of all stacks, sorted by replica."""
+    newest: dict[ReplicaId, LastExit] = {}
+    for replica, directory in _replicas(home):
+        if stack is not None and replica.stack != stack:
+            continue
+        for launch in _folders(directory):
+            record = _read(launch / "exit.json", ExitRecord)
+            if record is not None and (replica not in newest or newest[replica].at < record.at):
+                newest[replica] = record.last_exit
+    return tuple(sorted(newest.items()))
+
+
+def prune(home: Home, alive: Collection[str], keep: int = 3) -> tuple[Path, ...]:
+    """Removes folders of old launches, but for those in `alive` (launch ids) and the newest `keep` a replica.
+
+    Returns what was removed. A folder that cannot be removed stays for the next time.
+    """
+    removed = []
+    for _, directory in _replicas(home):
+        launches = sorted(
+            _folders(directory), key=lambda folder: (_changed(folder), folder.name), reverse=True
+        )
+        ended = [folder for folder in launches if folder.name not in alive]
+        for folder in ended[keep:]:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                removed.append(folder)
+    return tuple(removed)
+
+
+def read_routing(home: Home) -> RoutingTable | None:
+    """The table that the gateway is told now; None when missing or broken."""
+    return _read(home.routing_file, RoutingTable)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        value = codec.decode(path.read_bytes(), kind)
+    except (OSError, ValueError):
+        return None
+    return value if getattr(value, "version", None) == 1 else None
+
+
+def _replicas(home: Home) -> Iterator[tuple[ReplicaId, Path]]:
+    """run/<stack>/<engine>.<replica>; an engine's name may hold dots itself."""
+    for stack in _folders(home.run):
+        for directory in _folders(stack):
+            engine, _, number = directory.name.rpartition(".")
+            if engine and number.isdecimal():
+                yield ReplicaId(stack.name, engine, int(number)), directory
+
+
+def _folders(path: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())
+    return []
+
+
+def _changed(path: Path) -> float:
+    """When a record in the folder was last replaced."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0

@@ -1,0 +1,202 @@
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sage_reconcile.home import Home
+from sage_reconcile.model import codec
+from sage_reconcile.observe import processes
+from sage_reconcile.observe.processes import scan
+from tests.observe.launches import Launches, eventually, make_mark
+
+
+def test_a_launch_is_its_supervisor_its_engine_and_all_below(home: Home, launches: Launches) -> None:
+    mark = make_mark(home)
+    supervisor = launches.start(mark, "--children", "2")
+    (live,) = scan(home).live
+    assert live.mark == mark
+    assert live.supervisor.pid == supervisor.pid
+    engine = psutil.Process(supervisor.pid).children()[0]
+    assert live.engine is not None
+    assert live.engine.pid == engine.pid
+    assert set(live.pids) == {supervisor.pid, engine.pid, *(child.pid for child in engine.children())}
+    assert len(live.pids) == 4
+    assert live.supervisor.started == pytest.approx(psutil.Process(supervisor.pid).create_time(), abs=0.1)
+
+
+def test_nothing_of_ours_is_an_empty_table(home: Home) -> None:
+    table = scan(home)
+    assert (table.live, table.orphans, table.foreign, table.unreadable) == ((), (), (), ())
+    assert os.getpid() in table.pids
+    assert table.boot_id == processes.boot_id() != ""
+
+
+def test_a_worker_without_mark_belongs_by_descent_even_in_a_session_of_its_own(
+    home: Home, launches: Launches
+) -> None:
+    mark = make_mark(home)
+    script = (
+        "import os, subprocess, sys, signal\n"
+        "env = {k: v for k, v in os.environ.items() if not k.startswith('SAGE_')}\n"
+        "for own in (False, True):\n"
+        "    subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], env=env,"
+        " start_new_session=own)\n"
+        "print(flush=True)\n"
+        "signal.pause()\n"
+    )
+    process = subprocess.Popen(
+        [os.sys.executable, "-c", script],  # type: ignore[attr-defined]
+        env={**os.environ, "SAGE_LAUNCH": codec.encode(mark).decode(), "SAGE_ROLE": "supervisor"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+    )
+    launches.supervisors.append(process)
+    assert process.stdout is not None
+    process.stdout.readline()
+    children = psutil.Process(process.pid).children()
+    try:
+        (live,) = scan(home).live
+        assert set(live.pids) == {process.pid, *(child.pid for child in children)}
+    finally:
+        for child in children:
+            child.kill()
+
+
+def test_a_launch_whose_supervisor_died_is_an_orphan(home: Home, launches: Launches) -> None:
+    mark = make_mark(home)
+    supervisor = launches.start(mark, "--children", "1")
+    (live,) = scan(home).live
+    supervisor.kill()
+    supervisor.wait()
+    table = scan(home)
+    assert table.live == ()
+    (orphan,) = table.orphans
+    assert orphan.mark == mark
+    assert set(orphan.pids) == set(live.pids) - {supervisor.pid}
+
+
+def test_a_zombie_supervisor_is_not_alive(home: Home, launches: Launches) -> None:
+    mark = make_mark(home)
+    supervisor = launches.start(mark)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    eventually(
+        lambda: psutil.Process(supervisor.pid).status() == psutil.STATUS_ZOMBIE, "the supervisor is a zombie"
+    )
+    table = scan(home)
+    assert table.live == ()
+    assert [orphan.mark for orphan in table.orphans] == [mark]
+    assert supervisor.pid not in table.pids
+
+
+def test_another_home_is_foreign_and_its_launch_no_member_of_ours(home: Home, launches: Launches) -> None:
+    ours, theirs = make_mark(home), replace(make_mark(home), home="/elsewhere")
+    launches.start(ours)
+    stranger = launches.sleeper(SAGE_LAUNCH=codec.encode(theirs).decode())
+    table = scan(home)
+    assert [live.mark for live in table.live] == [ours]
+    (foreign,) = table.foreign
+    assert (foreign.mark, foreign.pids) == (theirs, (stranger.pid,))
+    assert foreign.user == psutil.Process().username()
+    assert table.orphans == ()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_mark_of_our_home_on_another_users_process_is_foreign(home: Home, launches: Launches) -> None:
+    mark = make_mark(home)
+    process = subprocess.Popen(
+        ["sleep", "600"],
+        env={"PATH": os.environ["PATH"], "SAGE_LAUNCH": codec.encode(mark).decode()},
+        user=65534,
+    )
+    launches.others.append(process)
+    table = scan(home)
+    assert table.orphans == ()
+    assert [(foreign.pids, foreign.user) for foreign in table.foreign] == [((process.pid,), "nobody")]
+
+
+def test_two_launches_of_one_replica_stay_two(home: Home, launches: Launches) -> None:
+    first, second = make_mark(home, launch="l1"), make_mark(home, launch="l2")
+    launches.start(first, is_listening=False)
+    launches.start(second, is_listening=False)
+    assert [live.mark for live in scan(home).live] == [first, second]
+
+
+def test_a_forked_child_that_still_looks_like_the_supervisor_is_not_it(
+    home: Home, launches: Launches
+) -> None:
+    mark = make_mark(home)
+    supervisor = launches.start(mark, is_listening=False)
+    twin = launches.sleeper(SAGE_LAUNCH=codec.encode(mark).decode(), SAGE_ROLE="supervisor")
+    (live,) = scan(home).live
+    assert live.supervisor.pid == supervisor.pid
+    assert twin.pid in live.pids
+
+
+@pytest.mark.parametrize(
+    ("text", "replica"),
+    [
+        ("{broken", ""),
+        ('{"home": "HOME", "replica": {"stack": "demo", "engine": "chat", "replica": 1}}', "demo/chat#1"),
+    ],
+)
+def test_an_unreadable_mark_is_noted_with_what_can_be_told(
+    home: Home, launches: Launches, text: str, replica: str
+) -> None:
+    process = launches.sleeper(SAGE_LAUNCH=text.replace("HOME", str(home.root)))
+    (note,) = scan(home).unreadable
+    assert (note.pid, note.replica) == (process.pid, replica)
+    assert f"process {process.pid} carries a mark that cannot be read" in note.reason
+
+
+def test_a_mark_of_a_later_version_is_noted_not_guessed(home: Home, launches: Launches) -> None:
+    later = replace(make_mark(home), version=2)
+    launches.sleeper(SAGE_LAUNCH=codec.encode(later).decode())
+    table = scan(home)
+    assert table.orphans == ()
+    assert "its version is 2" in table.unreadable[0].reason
+
+
+def test_an_unreadable_mark_of_another_home_is_none_of_our_business(home: Home, launches: Launches) -> None:
+    launches.sleeper(SAGE_LAUNCH='{"home": "/elsewhere"}')
+    assert scan(home).unreadable == ()
+
+
+def test_listening_ports_name_their_holder(home: Home, launches: Launches) -> None:
+    mark = make_mark(home)
+    launches.start(mark)
+    table = scan(home)
+    assert table.ports is not None
+    (holder,) = [port for port in table.ports if port.port == mark.placement.port]
+    assert table.live[0].engine is not None
+    assert holder.pid == table.live[0].engine.pid
+    assert holder.name.startswith("python")
+
+
+def test_ports_that_cannot_be_read_are_said_not_empty() -> None:
+    def denied(kind: str) -> list[object]:
+        raise psutil.AccessDenied(1, "init")
+
+    ports, reason = processes._listening(denied)
+    assert ports is None
+    assert "listening ports cannot be read" in reason
+
+
+def test_processes_that_vanish_midway_do_not_matter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    pids = [*psutil.pids(), gone.pid]
+    monkeypatch.setattr(processes.psutil, "pids", lambda: pids)
+    assert gone.pid not in scan(home).pids
+
+
+def test_the_home_may_be_moved_to_another_path_and_owns_nothing_there(
+    home: Home, launches: Launches, tmp_path: Path
+) -> None:
+    launches.start(make_mark(home), is_listening=False)
+    table = scan(Home(tmp_path / "other"))
+    assert table.live == ()
+    assert len(table.foreign) == 1
