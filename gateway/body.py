@@ -1,0 +1,124 @@
+"""The one field of a request body that the gateway reads, and may replace: `model`. All other bytes stay."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.errors import RequestError
+
+Span = tuple[int, int]
+T = TypeVar("T", str, bytes)
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder(strict=False)
+_BOUNDARY = re.compile(rb'boundary=(?:"([^"]+)"|([^;\s]+))', re.IGNORECASE)
+_MODEL_PART = re.compile(rb'content-disposition:[^\r\n]*[;\s]name="?model"?\s*(?:;|\r|$)', re.IGNORECASE)
+
+
+class _Head(msgspec.Struct):
+    model: Any = msgspec.UNSET
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+
+
+def model_of(body: bytes, content_type: bytes) -> str:
+    """The model that the request asks for. Raises RequestError (400) where there is none."""
+    if _is_multipart(content_type):
+        spans = _multipart_spans(body, content_type)
+        model: object = body[slice(*spans[-1])].decode(errors="replace").strip() if spans else msgspec.UNSET
+    else:
+        model = _json_model(body)
+    if model is msgspec.UNSET or model is None or model == "":
+        message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
+        raise RequestError(400, message, "missing_model", param="model")
+    if not isinstance(model, str):
+        message = f"The field 'model' must be a string, not {type(model).__name__}."
+        raise RequestError(400, message, "invalid_model", param="model")
+    return model
+
+
+def with_model(body: bytes, content_type: bytes, name: str) -> bytes:
+    """The body with every value of its (perhaps repeated) `model` field replaced by `name`.
+
+    Every one, because engines differ in which of two equal keys they believe. `body` has passed `model_of`.
+    """
+    if _is_multipart(content_type):
+        return _replace(body, _multipart_spans(body, content_type), name.encode())
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"The request body is not UTF-8: {error}.", "invalid_json") from error
+    replaced = _replace(text, _json_spans(text), json.dumps(name, ensure_ascii=False))
+    return replaced.encode()
+
+
+def _json_model(body: bytes) -> object:
+    try:
+        return _HEAD.decode(body).model
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    # Python's own parser takes a little more (NaN, lone surrogates), as the engines do: let them decide.
+    try:
+        plain = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        message = f"The request body is not valid JSON: {error or 'nested too deeply'}."
+        raise RequestError(400, message, "invalid_json") from error
+    if not isinstance(plain, dict):
+        message = f"The request body must be a JSON object, not {type(plain).__name__}."
+        raise RequestError(400, message, "invalid_json")
+    return plain.get("model", msgspec.UNSET)
+
+
+def _json_spans(text: str) -> list[Span]:
+    """Where the values of the top-level key `model` lie in a valid JSON object."""
+    spans: list[Span] = []
+    at = _skip(text, _skip(text, 0) + 1)
+    while text[at] != "}":
+        key, at = _DECODER.raw_decode(text, at)
+        start = _skip(text, _skip(text, at) + 1)
+        _, end = _DECODER.raw_decode(text, start)
+        if key == "model":
+            spans.append((start, end))
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return spans
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _is_multipart(content_type: bytes) -> bool:
+    return content_type[:19].lower() == b"multipart/form-data"
+
+
+def _multipart_spans(body: bytes, content_type: bytes) -> list[Span]:
+    """Where the values of the parts named `model` lie in a multipart form."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        message = "The multipart form has no boundary in its content type."
+        raise RequestError(400, message, "invalid_form")
+    delimiter = b"--" + (found[1] or found[2])
+    spans: list[Span] = []
+    at = body.find(delimiter)
+    while at >= 0 and body[at + len(delimiter) :][:2] == b"\r\n":
+        head = at + len(delimiter) + 2
+        end = body.find(b"\r\n" + delimiter, head)
+        blank = body.find(b"\r\n\r\n", head, end)
+        if end < 0 or blank < 0:
+            raise RequestError(400, "The multipart form is cut short.", "invalid_form")
+        if any(_MODEL_PART.match(line) for line in body[head:blank].split(b"\r\n")):
+            spans.append((blank + 4, end))
+        at = end + 2
+    return spans
+
+
+def _replace(whole: T, spans: list[Span], value: T) -> T:
+    for start, end in reversed(spans):
+        whole = whole[:start] + value + whole[end:]
+    return whole

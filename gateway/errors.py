@@ -1,0 +1,85 @@
+"""Replies that sage itself gives when a request cannot be answered: OpenAI-shaped, and marked as sage's."""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable
+
+from litestar.types import Send
+
+NAMES_SHOWN = 40
+
+
+class RequestError(Exception):
+    """A request ends with this HTTP status; str() is the message that the client reads."""
+
+    def __init__(self, status: int, message: str, code: str, **more: str) -> None:
+        """`more`: `param` names the faulty field; any other name is a reply header (`_` stands for `-`)."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = more.pop("param", None)
+        self.headers = {name.replace("_", "-"): value for name, value in more.items()}
+
+    def payload(self) -> dict[str, dict[str, object]]:
+        kind = _KINDS.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+        error: dict[str, object] = {
+            "message": str(self),
+            "type": kind,
+            "param": self.param,
+            "code": self.code,
+            "src": "sage",
+        }
+        return {"error": error}
+
+    def body(self) -> bytes:
+        return json.dumps(self.payload(), ensure_ascii=False).encode()
+
+    async def send_to(self, send: Send) -> None:
+        """Answers with this error; the response must not have begun."""
+        body = self.body()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *((name.encode(), value.encode()) for name, value in self.headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+_KINDS = {401: "authentication_error", 503: "service_unavailable_error"}
+
+
+def unknown_model(model: str, known: Iterable[str]) -> RequestError:
+    """404 that lists what is served and guesses what was meant; another model is never used instead."""
+    names = sorted(known)
+    close = difflib.get_close_matches(model, names, n=1)
+    guess = f" Did you mean '{close[0]}'?" if close else ""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    listed = ", ".join(names[:NAMES_SHOWN]) + more if names else "none"
+    message = f"The model '{model}' is not served here.{guess} Models served: {listed}."
+    return RequestError(404, message, "model_not_found", param="model")
+
+
+def no_backend(model: str, held: float, reason: str) -> RequestError:
+    """503 after `held` seconds in which no engine of the model could be reached."""
+    waited = f" within {held:g} s" if held > 0 else ""
+    why = f" ({reason})" if reason else ""
+    message = f"No engine of '{model}' was ready{waited}{why}. Try again; `sage status` shows its engines."
+    retry_after = str(min(30, max(1, math.ceil(held / 4))))
+    return RequestError(503, message, "no_ready_backend", param="model", retry_after=retry_after)
+
+
+def engine_lost(model: str, times: int, reason: str) -> RequestError:
+    """502: engines took the request and broke the connection before they answered."""
+    message = (
+        f"Engines of '{model}' closed the connection {times} times before answering this request ({reason}). "
+        "The request itself may be what ends them; `sage logs` shows their last words."
+    )
+    return RequestError(502, message, "engine_lost", param="model")
+
+
+def stream_broken(model: str, reason: str) -> RequestError:
+    """The event that ends a stream whose engine was lost after the first byte."""
+    message = f"The engine of '{model}' was lost while it was answering ({reason}). Send the request again."
+    return RequestError(502, message, "engine_lost", param="model")
