@@ -45,7 +45,7 @@ def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -
 
 def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) -> tuple[Action, ...]:
     """What changes in a launch that goes on."""
-    wait = AwaitReady(launch.replica, engine.live.health.startup_timeout)
+    wait = AwaitReady(launch.replica, engine.live.health.startup_timeout, launch)
     if verdict is Verdict.SLEEP:
         return Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch), Reroute()
     if verdict is Verdict.WAKE:

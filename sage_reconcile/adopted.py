@@ -1,0 +1,52 @@
+"""The stack as it runs, read back from the launches themselves: for commands that are given no file."""
+
+from collections import defaultdict
+
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, LiveSpec, RouteSpec
+from sage_reconcile.model.observed import ObservedLaunch, ObservedState
+from sage_reconcile.plan.classify import primary
+
+
+def as_desired(stack: str, observed: ObservedState, stopped: frozenset[str] = frozenset()) -> DesiredState:
+    """What runs of `stack`, as if a file asked for it; the engines of `stopped` as if it asked for none."""
+    launches: dict[str, list[ObservedLaunch]] = defaultdict(list)
+    for launch in observed.launches:
+        if launch.replica.stack == stack:
+            launches[launch.replica.engine].append(launch)
+    engines = (_engine(name, own, observed, name in stopped) for name, own in sorted(launches.items()))
+    return DesiredState(stack, tuple(engines))
+
+
+def _engine(
+    name: str, launches: list[ObservedLaunch], observed: ObservedState, is_stopped: bool
+) -> DesiredEngine:
+    launch = primary(launches, None)
+    assert launch is not None
+    mark = launch.mark
+    return DesiredEngine(
+        name=name,
+        launch=mark.spec,
+        route=_route(launches, observed, (mark.spec.model, name)),
+        live=launch.live or LiveSpec(),
+        replicas=1 + max(one.replica.replica for one in launches),
+        state=EngineState.STOPPED if is_stopped else EngineState.RUNNING,
+        fingerprint=mark.fingerprint,
+    )
+
+
+def _route(launches: list[ObservedLaunch], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:
+    """The route as it was published last; the engine's own names where it was never published."""
+    ids = {launch.mark.id for launch in launches}
+    table = observed.routing
+    routes = [r for r in table.routes if ids.intersection(r.backends)] if table else []
+    backend = next((b for b in table.backends if b.id in ids), None) if table else None
+    if not routes or backend is None:
+        return RouteSpec(tuple(sorted(set(names))))
+    return RouteSpec(
+        names=tuple(sorted(route.name for route in routes)),
+        weight=backend.weight,
+        max_concurrent=backend.max_concurrent,
+        policy=routes[0].policy,
+        hold=routes[0].hold,
+        metadata=routes[0].metadata,
+    )

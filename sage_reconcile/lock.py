@@ -1,0 +1,63 @@
+"""One applier per SAGE_HOME: a lock that dies with its holder, and a note of who holds it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from sage_reconcile.errors import BlockedError
+from sage_reconcile.home import Home
+
+TICK = 0.2
+
+
+@contextlib.contextmanager
+def applying(home: Home, say: Callable[[str], None], timeout: float = 3600.0) -> Iterator[None]:
+    """Holds the lock. While somebody else does, says once who, and waits.
+
+    Raises BlockedError after `timeout` seconds, or when SAGE_HOME cannot be written.
+    """
+    try:
+        path = home.ensure().lock_file
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BlockedError(f"cannot use SAGE_HOME {home.root}: {error.strerror}") from error
+    try:
+        _acquire(handle, say, timeout)
+        with contextlib.suppress(OSError):  # a full disk must not keep anybody from stopping engines
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": _command()}).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _acquire(handle: int, say: Callable[[str], None], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    told = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = _holder(handle)
+        if time.monotonic() > deadline:
+            raise BlockedError(f"gave up after {timeout:.0f} s: {holder}")
+        if not told:
+            say(f"waiting: {holder}")
+            told = True
+        time.sleep(TICK)
+
+
+def _holder(handle: int) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        note = json.loads(os.pread(handle, 4096, 0))
+        return f"process {note['pid']} is applying ({note['command']})"
+    return "another process is applying"
+
+
+def _command() -> str:
+    return " ".join(["sage", *sys.argv[1:]])[:200]

@@ -1,0 +1,87 @@
+"""A plan as JSON and as Markdown: for machines and for merge requests."""
+
+from typing import Any
+
+from sage_reconcile.model.actions import Plan, Step, Verdict
+from sage_reconcile.render.plan_text import headline, where
+
+SUMMARY = ("start", "replace", "update", "stop", "sleep", "wake", "adopt", "reap")
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The shape that `sage plan --format json` promises."""
+    verdicts = [str(step.verdict) for step in plan.steps]
+    summary = {name: verdicts.count(name) for name in SUMMARY}
+    summary["keep"] = sum(kept.verdict is Verdict.KEEP for kept in plan.kept) + verdicts.count("await")
+    summary["blocked"] = len(plan.blocked)
+    held = [kept for kept in plan.kept if kept.verdict is Verdict.HOLD]
+    return {
+        "version": 1,
+        "stack": plan.stack,
+        "summary": summary,
+        "steps": [_step(step) for step in plan.steps],
+        "blocked": [
+            {"engine": b.replica.engine, "replica": b.replica.replica, "reason": b.reason}
+            for b in plan.blocked
+        ],
+        "held": [
+            {"engine": k.replica.engine, "replica": k.replica.replica, "reason": k.reason} for k in held
+        ],
+        "gaps": [{"node": gap.node, "what": gap.what, "reason": gap.reason} for gap in plan.gaps],
+        "notes": list(plan.notes),
+        "memory": [
+            {
+                "node": gpu.node,
+                "gpu": gpu.index,
+                "uuid": gpu.uuid,
+                "total_mib": gpu.total_mib,
+                "before_mib": gpu.before_mib,
+                "peak_mib": gpu.peak_mib,
+                "after_mib": gpu.after_mib,
+            }
+            for gpu in plan.memory
+        ],
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    place = step.placement
+    data: dict[str, Any] = {
+        "id": step.id,
+        "action": str(step.verdict),
+        "engine": step.replica.engine,
+        "replica": step.replica.replica,
+        "cause": step.cause,
+        "after": list(step.after),
+    }
+    if step.changes:
+        data["changes"] = list(step.changes)
+    if step.strategy is not None:
+        data |= {"strategy": str(step.strategy), "reason": step.reason}
+    if place is not None:
+        data["placement"] = {"node": place.node, "gpus": list(place.gpus), "port": place.port}
+    if step.notes:
+        data["notes"] = list(step.notes)
+    return data
+
+
+def plan_markdown(plan: Plan) -> str:
+    """A comment for a merge request."""
+    lines = [f"### sage plan: stack `{plan.stack}`", "", f"**{headline(plan)}**", ""]
+    if plan.steps or plan.blocked:
+        lines += ["| action | engine | cause | where |", "| --- | --- | --- | --- |"]
+        for step in plan.steps:
+            place = where(step.placement) if step.placement else ""
+            strategy = f" ({step.strategy})" if step.strategy else ""
+            lines.append(
+                f"| {step.verdict}{strategy} | `{step.replica.short}` | {_cell(step.cause)} | {place} |"
+            )
+        lines += [f"| **blocked** | `{b.replica.short}` | {_cell(b.reason)} | |" for b in plan.blocked]
+        lines.append("")
+    lines += [f"> cannot see {gap.what} of {gap.node}: {gap.reason}" for gap in plan.gaps]
+    lines += [f"> note: {note}" for note in plan.notes]
+    return "\n".join(lines).rstrip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,94 @@
+"""Progress of an apply: one live line per engine on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from sage_reconcile.apply.hands import Started
+from sage_reconcile.model.actions import Outcome, Result, Step
+from sage_reconcile.model.observed import ObservedLaunch
+
+LastLine = Callable[[Started | ObservedLaunch], str]
+
+SIGNS = {
+    Result.DONE: ("ok", "green"),
+    Result.FAILED: ("failed", "red"),
+    Result.SKIPPED: ("skipped", "yellow"),
+}
+
+
+class ApplyProgress:
+    """Shows what happens. Use as a context manager; on a terminal it redraws ten times a second."""
+
+    def __init__(self, console: Console, last_line: LastLine) -> None:
+        self._console = console
+        self._last_line = last_line
+        self._running: dict[str, _Row] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> "ApplyProgress":
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console, refresh_per_second=10, get_renderable=self._table, transient=True
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+    def started(self, step: Step) -> None:
+        self._running[step.id] = _Row(step)
+
+    def acting(self, step: Step, doing: str, launch: Started | ObservedLaunch | None) -> None:
+        row = self._running.get(step.id)
+        if row is not None:
+            row.doing, row.launch = doing, launch
+            row.spinner.text = ""
+        if self._live is None:
+            self._console.print(
+                f"  {step.verdict} {step.replica.short}: {doing}", highlight=False, soft_wrap=True
+            )
+
+    def ended(self, outcome: Outcome) -> None:
+        self._running.pop(outcome.step.id, None)
+        for style, text in outcome_lines(outcome):
+            self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def _table(self) -> Group:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=2)
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        for row in list(self._running.values()):
+            line = self._last_line(row.launch) if row.launch is not None else ""
+            elapsed = f"{time.monotonic() - row.begin:.0f} s"
+            table.add_row(row.spinner, row.step.replica.short, elapsed, row.doing, Text(line))
+        return Group(table)
+
+
+class _Row:
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.begin = time.monotonic()
+        self.doing = ""
+        self.launch: Started | ObservedLaunch | None = None
+        self.spinner = Spinner("dots")
+
+
+def outcome_lines(outcome: Outcome) -> list[tuple[str, str]]:
+    """How a step ended: one line, and the last log lines where an engine failed."""
+    word, style = SIGNS[outcome.result]
+    step = outcome.step
+    took = f" after {outcome.seconds:.1f} s" if outcome.seconds else ""
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    lines = [(style, f"  {word:<7} {step.verdict} {step.replica.short}{took}{reason}")]
+    lines += [("dim", f"          | {line}") for line in outcome.tail[-12:]]
+    return lines

@@ -1,0 +1,138 @@
+"""What runs, as a table and as JSON."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sage_reconcile.model.observed import Health, ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.plan.classify import duration
+from sage_reconcile.plan.memory import Ledger
+
+STYLES = {
+    Health.READY: "green",
+    Health.STARTING: "cyan",
+    Health.ASLEEP: "blue",
+    Health.FAILING: "red",
+    Health.BACKOFF: "yellow",
+    Health.EXITED: "red",
+    Health.UNKNOWN: "yellow",
+}
+
+
+def status_data(observed: ObservedState) -> dict[str, Any]:
+    """The shape that `sage status --json` promises; sizes in MiB, times in seconds."""
+    return {
+        "engines": [_engine(launch, observed) for launch in _sorted(observed)],
+        "gpus": [_gpu(gpu, observed) for gpu in observed.gpus],
+        "orphans": [
+            {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
+            for o in observed.orphans
+        ],
+        "gaps": [{"node": gap.node, "what": gap.what, "reason": gap.reason} for gap in observed.gaps],
+    }
+
+
+def _sorted(observed: ObservedState) -> list[ObservedLaunch]:
+    return sorted(observed.launches, key=lambda launch: (launch.replica, launch.supervisor_started))
+
+
+def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
+    mark = launch.mark
+    begun = launch.ready_at or launch.since or launch.supervisor_started
+    return {
+        "id": mark.id,
+        "engine": mark.replica.engine,
+        "replica": mark.replica.replica,
+        "stack": mark.replica.stack,
+        "model": mark.spec.model,
+        "runtime": mark.spec.runtime,
+        "state": str(launch.health),
+        "pid": launch.engine_pid,
+        "supervisor_pid": launch.supervisor_pid,
+        "port": mark.placement.port,
+        "fingerprint": mark.fingerprint,
+        "gpus": list(mark.placement.gpus),
+        "gpu_memory_mib": sum(mib for _, mib in launch.gpu_mib),
+        "uptime_seconds": round(max(0.0, observed.at - begun), 1),
+        "restarts": launch.restarts,
+        "message": launch.message,
+    }
+
+
+def _gpu(gpu: ObservedGpu, observed: ObservedState) -> dict[str, Any]:
+    account = Ledger(observed).accounts[gpu.node, gpu.uuid]
+    return {
+        "node": gpu.node,
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "memory_total_mib": gpu.total_mib,
+        "memory_used_mib": gpu.used_mib,
+        "memory_free_mib": account.free,
+        "foreign_mib": account.foreign,
+        "utilization": gpu.utilization,
+        "engines": sorted(
+            launch.mark.id for launch in observed.launches if gpu.uuid in launch.mark.placement.gpus
+        ),
+        "is_mock": gpu.is_mock,
+    }
+
+
+def status_view(observed: ObservedState, drift: dict[str, str]) -> RenderableType:
+    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file."""
+    parts: list[RenderableType] = []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ENGINE", "STATE", "MODEL", "RUNTIME", "PORT", "PID", "GPU", "MIB", "UP", "RESTARTS"):
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in ("PORT", "PID", "MIB", "RESTARTS") else "left"
+        )
+    table.add_column("DRIFT" if drift else "", overflow="fold")
+    indices = {gpu.uuid: str(gpu.index) for gpu in observed.gpus}
+    for launch in _sorted(observed):
+        data = _engine(launch, observed)
+        table.add_row(
+            str(launch.replica),
+            Text(data["state"], style=STYLES[launch.health]),
+            data["model"],
+            data["runtime"],
+            str(data["port"]),
+            str(data["pid"] or "-"),
+            ",".join(indices.get(uuid, uuid) for uuid in data["gpus"]) or "cpu",
+            str(data["gpu_memory_mib"] or "-"),
+            duration(data["uptime_seconds"]),
+            str(data["restarts"]),
+            drift.get(str(launch.replica), ""),
+        )
+    parts.append(table if observed.launches else Text("no engine of this SAGE_HOME runs"))
+    parts += [
+        Text(
+            f"leftover: {o.mark.id}: processes {', '.join(map(str, o.pids))}; `sage apply` ends them",
+            "yellow",
+        )
+        for o in observed.orphans
+    ]
+    parts += [
+        Text(
+            f"another SAGE_HOME: {f.mark.replica} ({f.user}, {f.mark.home}) on port {f.mark.placement.port}",
+            "dim",
+        )
+        for f in observed.foreign
+    ]
+    parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    if observed.gpus:
+        parts += [Text(""), _gpus(observed)]
+    return Group(*parts)
+
+
+def _gpus(observed: ObservedState) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("GPU", "NAME", "TOTAL MIB", "OURS", "OTHERS", "FREE", "UTIL"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("GPU", "NAME") else "right")
+    for account in Ledger(observed).accounts.values():
+        gpu = account.gpu
+        numbers = (gpu.total_mib, sum(account.held.values()), account.foreign, account.free)
+        busy = "-" if gpu.utilization is None else f"{gpu.utilization} %"
+        table.add_row(f"{gpu.node} {gpu.index}", gpu.name, *(f"{number:,}" for number in numbers), busy)
+    return table
