@@ -219,7 +219,7 @@ def _text_schema(pattern: str) -> WithJsonSchema:
 Int = Annotated[StrictInt, BeforeValidator(_number_from_text)]
 Bool = Annotated[bool, PlainValidator(_bool), WithJsonSchema({"type": "boolean"})]
 Name = Annotated[str, PlainValidator(_name), _text_schema(f"^{NAME_PATTERN}$")]
-Text = Annotated[StrictStr, Field(min_length=1)]
+Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(str)]
 Port = Annotated[Int, Field(ge=1, le=65535)]
 Duration = Annotated[float, PlainValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 PositiveDuration = Annotated[float, PlainValidator(_positive_duration), WithJsonSchema(_DURATION_SCHEMA)]

@@ -45,8 +45,8 @@ class Health(Section):
     probe: Annotated[
         Literal["generate", "embed", "http"] | None,
         Field(
-            description="What a probe asks for: one generated token (`generate`, default of an llm engine), one "
-            "embedding (`embed`, default of an embedding engine), or only a 200 on `path` (`http`)."
+            description="What a probe asks for: one generated token (`generate`, default of an llm engine), "
+            "one embedding (`embed`, default of an embedding engine), or only a 200 on `path` (`http`)."
         ),
     ] = None
     path: Annotated[
@@ -87,7 +87,7 @@ class Rollout(Section):
         Literal["auto", "surge", "sleep-swap", "recreate"],
         Field(
             description="`surge` starts the new one beside the old one, `recreate` stops the old one first, "
-            "`auto` takes surge where both fit into memory. `sleep-swap` is not supported yet by this version."
+            "`auto` takes surge where both fit into memory. Not supported yet: `sleep-swap`."
         ),
     ] = "auto"
     hold: Annotated[
@@ -164,15 +164,15 @@ class EngineFields(Section):
     command: Annotated[
         Words,
         Field(
-            description="The command line of `runtime: command`, a list of words. `{host}`, `{port}`, `{model}` "
-            "and `{gpus}` are filled in; `{port}` must occur."
+            description="The command line of `runtime: command`, a list of words. `{host}`, `{port}`, "
+            "`{model}` and `{gpus}` are filled in; `{port}` must occur."
         ),
     ] = ()
     cwd: Annotated[
         Text | None,
         Field(
-            description="Working directory, relative to this file. Default: the folder of this file where a word "
-            "of `command` names a file in it."
+            description="Working directory, relative to this file. Default: the folder of this file where "
+            "a word of `command` names a file in it."
         ),
     ] = None
     env: Annotated[

@@ -1,0 +1,200 @@
+"""A validated stack to the desired state, in named passes. Pure: no clock, no files, no environment."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sage_reconcile.model.desired import (
+    DesiredEngine,
+    DesiredState,
+    Device,
+    EngineState,
+    GatewaySpec,
+    HealthSpec,
+    Kind,
+    LaunchSpec,
+    LiveSpec,
+    PlacementSpec,
+    ProbeKind,
+    RestartPolicy,
+    RestartSpec,
+    RouteSpec,
+    Strategy,
+    fingerprint,
+)
+from sage_reconcile.stack.file import StackFile
+from sage_reconcile.stack.schema import Engine, Runtime
+from sage_reconcile.stack.select import client_names, pick_runtime, wants_cpu
+
+SLEEP_FLAG = "enable-sleep-mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One engine on its way: what the file says, its runtime, and what is resolved so far."""
+
+    engine: Engine
+    runtime: Runtime
+    result: DesiredEngine
+
+    def with_launch(self, launch: LaunchSpec) -> "Draft":
+        return replace(self, result=replace(self.result, launch=launch))
+
+
+def resolve(stack: StackFile) -> DesiredState:
+    """The desired state of a stack; engines sorted by name, each with the fingerprint of its launch."""
+    engines = (_resolve_engine(engine, stack) for engine in stack.model.engines)
+    gateway = stack.model.gateway
+    return DesiredState(
+        stack=stack.name,
+        engines=tuple(sorted(engines, key=lambda engine: engine.name)),
+        gateway=GatewaySpec(gateway.host, gateway.port, gateway.workers, gateway.api_keys),
+    )
+
+
+def _resolve_engine(engine: Engine, stack: StackFile) -> DesiredEngine:
+    runtime = pick_runtime(engine, stack.model.runtimes)
+    if runtime is None:
+        raise ValueError(f"a validated stack has no unknown runtime: {engine.runtime}")
+    launch = LaunchSpec(Kind(engine.kind), runtime.kind, engine.model)
+    draft = Draft(engine, runtime, DesiredEngine(engine.name, launch, RouteSpec(())))
+    for step in PASSES:
+        draft = step(draft)
+    return draft.result
+
+
+def merge_runtime(draft: Draft) -> Draft:
+    """Python, command, environment and flags: the runtime's, with the engine's over them."""
+    engine, runtime = draft.engine, draft.runtime
+    is_command = runtime.kind == "command"
+    launch = replace(
+        draft.result.launch,
+        python=runtime.python,
+        command=(engine.command or runtime.command) if is_command else (),
+        env=tuple(sorted({**runtime.env, **engine.env}.items())),
+        args=tuple(sorted({**runtime.args, **engine.args}.items())),
+        extra_args=engine.extra_args,
+        cwd=engine.cwd,
+    )
+    return draft.with_launch(launch)
+
+
+def pick_device(draft: Draft) -> Draft:
+    """GPU or CPU, and the parallel sizes. A command that says nothing takes a GPU where there is one."""
+    engine = draft.engine
+    parallel = (engine.tensor_parallel, engine.pipeline_parallel)
+    says_nothing = engine.use_gpu is None and engine.gpus == "auto" and engine.gpu_memory == "auto"
+    if draft.runtime.kind == "external" or wants_cpu(engine):
+        device = Device.CPU
+    elif draft.runtime.kind == "command" and says_nothing and parallel == (1, 1):
+        device = Device.PREFER_GPU
+    else:
+        device = Device.GPU
+    launch = replace(
+        draft.result.launch, device=device, tensor_parallel=parallel[0], pipeline_parallel=parallel[1]
+    )
+    return draft.with_launch(launch)
+
+
+def size_memory(draft: Draft) -> Draft:
+    """GPU memory as the file says; an engine on the CPU takes none, whatever defaults say."""
+    launch = draft.result.launch
+    on_gpu = launch.device is not Device.CPU
+    return draft.with_launch(replace(launch, gpu_memory=draft.engine.gpu_memory if on_gpu else "auto"))
+
+
+def enable_sleep(draft: Draft) -> Draft:
+    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep` adds it."""
+    launch = draft.result.launch
+    if launch.runtime != "vllm" or launch.device is Device.CPU:
+        return draft
+    args = dict(launch.args)
+    if draft.engine.state == "asleep":
+        args[SLEEP_FLAG] = True
+    can_sleep = args.get(SLEEP_FLAG, False) is not False
+    return draft.with_launch(replace(launch, args=tuple(sorted(args.items())), can_sleep=can_sleep))
+
+
+def point_external(draft: Draft) -> Draft:
+    """Where an external engine answers, and the reference to its key."""
+    if draft.runtime.kind != "external":
+        return draft
+    engine = draft.engine
+    return draft.with_launch(replace(draft.result.launch, url=engine.url, api_key=engine.api_key))
+
+
+def pin_placement(draft: Draft) -> Draft:
+    """The port and the GPUs that the file pins."""
+    gpus = draft.engine.gpus if isinstance(draft.engine.gpus, tuple) else None
+    return replace(draft, result=replace(draft.result, placement=PlacementSpec(draft.engine.port, gpus)))
+
+
+def set_live(draft: Draft) -> Draft:
+    """Probes, restarts and drain: settings that reach a running launch. The probe follows the engine's kind."""
+    health, restart = draft.engine.health, draft.engine.restart
+    probe = health.probe or ("embed" if draft.engine.kind == "embedding" else "generate")
+    live = LiveSpec(
+        health=HealthSpec(
+            probe=ProbeKind(probe),
+            path=health.path,
+            startup_timeout=health.startup_timeout,
+            interval=health.interval,
+            timeout=health.timeout,
+            failures=health.failures,
+        ),
+        restart=RestartSpec(
+            policy=RestartPolicy(restart.policy),
+            max_attempts=restart.max_attempts,
+            window=restart.window,
+            backoff=restart.backoff,
+            backoff_max=restart.backoff_max,
+        ),
+        drain=draft.engine.rollout.drain,
+    )
+    return replace(draft, result=replace(draft.result, live=live))
+
+
+def set_route(draft: Draft) -> Draft:
+    """What the gateway is told: the names that clients send, limits, hold time, metadata."""
+    engine = draft.engine
+    route = RouteSpec(
+        names=client_names(engine),
+        label=engine.label,
+        weight=engine.routing.weight,
+        max_concurrent=engine.max_concurrent,
+        policy=engine.routing.policy,
+        hold=engine.rollout.hold,
+        metadata=tuple(sorted(engine.metadata.items())),
+    )
+    return replace(draft, result=replace(draft.result, route=route))
+
+
+def set_lifecycle(draft: Draft) -> Draft:
+    """Replicas, state, strategy and order."""
+    engine = draft.engine
+    result = replace(
+        draft.result,
+        replicas=engine.replicas,
+        state=EngineState(engine.state),
+        strategy=Strategy(engine.rollout.strategy),
+        after=tuple(sorted(set(engine.depends_on))),
+    )
+    return replace(draft, result=result)
+
+
+def stamp(draft: Draft) -> Draft:
+    """The fingerprint of the finished launch; the last pass, since it hashes the whole value."""
+    return replace(draft, result=replace(draft.result, fingerprint=fingerprint(draft.result.launch)))
+
+
+PASSES: tuple[Callable[[Draft], Draft], ...] = (
+    merge_runtime,
+    pick_device,
+    size_memory,
+    enable_sleep,
+    point_external,
+    pin_placement,
+    set_live,
+    set_route,
+    set_lifecycle,
+    stamp,
+)
