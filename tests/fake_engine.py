@@ -38,6 +38,10 @@ def parse() -> argparse.Namespace:
     p.add_argument("--never-ready", action="store_true", help="/health says 200, generation hangs")
     p.add_argument("--error-status", type=int, help="every generation answers this status")
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
+    p.add_argument("--stall-file", help="while this file exists, generation hangs; GET requests answer")
+    p.add_argument("--slow-health-file", help="while this file exists, /health hangs; all else answers")
+    p.add_argument("--no-chat", action="store_true", help="no chat template: chat answers 400")
+    p.add_argument("--print-bytes", type=int, default=0, help="write so much output at start, in lines")
     p.add_argument("--children", type=int, default=0, help="worker processes to start")
     p.add_argument("--stubborn-children", action="store_true", help="workers ignore SIGTERM, in own sessions")
     p.add_argument("--ignore-sigterm", action="store_true")
@@ -66,8 +70,9 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         print(f"{self.command} {self.path}", file=sys.stderr, flush=True)
 
-    def hang(self) -> None:
-        while ARGS.hang_file and os.path.exists(ARGS.hang_file):
+    def hang(self, path: str | None = None) -> None:
+        path = path or ARGS.hang_file
+        while path and os.path.exists(path):
             time.sleep(0.05)
 
     def reply(self, status: int, body: object, kind: str = "application/json") -> None:
@@ -82,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.hang()
         if self.path == "/health":
+            if ARGS.slow_health_file and os.path.exists(ARGS.slow_health_file):
+                print("slow health", flush=True)
+                self.hang(ARGS.slow_health_file)
             self.reply(200, {})
         elif self.path == "/v1/models":
             self.reply(200, {"object": "list", "data": [{"id": ARGS.model, "object": "model"}]})
@@ -128,6 +136,11 @@ class Handler(BaseHTTPRequestHandler):
         if request.get("model") != ARGS.model:
             self.reply(400, {"error": {"message": f"unknown model {request.get('model')}", "type": "x"}})
             return
+        if ARGS.no_chat and self.path == "/v1/chat/completions":
+            self.reply(400, {"error": {"message": "this model has no chat template", "type": "x"}})
+            return
+        if ARGS.stall_file:
+            self.hang(ARGS.stall_file)
         time.sleep(ARGS.request_delay)
         STATE["tokens"] += 1
         if self.path == "/v1/embeddings":
@@ -201,6 +214,8 @@ def main() -> None:
     if ARGS.exit_at_start is not None:
         print(ARGS.exit_message or "fake engine: told to exit", file=sys.stderr, flush=True)
         sys.exit(ARGS.exit_at_start)
+    for number in range(ARGS.print_bytes // 64):
+        print(f"{number:063}", flush=True)
     start_children()
     if ARGS.exit_after is not None:
         threading.Timer(ARGS.exit_after, lambda: os._exit(3)).start()

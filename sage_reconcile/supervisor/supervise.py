@@ -59,6 +59,7 @@ class Supervisor:
         self.engine: engines.Engine | None = None
         self.was_ever_ready = False
         self._kept_up = 0.0
+        self._stop_note = ""
         self._launch: dict[str, object] = {
             "version": 1,
             "mark": order.mark,
@@ -186,8 +187,6 @@ class Supervisor:
             )
         if end.reason == "hung":
             return Verdict("hung", f"{end.message}; its log shows what it did last")
-        if end.reason == "stopped":
-            return Verdict("stopped", "")
         return verdict(self.log.tail(), end.code, end.signal)
 
     def _next(self, end: End) -> tuple[float | None, str]:
@@ -226,6 +225,8 @@ class Supervisor:
                 break
             self._wait(min(TICK, remaining))
         if self.events.main_status is None:
+            elapsed = time.monotonic() - begun
+            self._stop_note = f"it had not ended {elapsed:.1f} s after SIGTERM and was killed"
             self._end_tree(0.0)
 
     def _end_tree(self, grace: float) -> None:
@@ -251,12 +252,12 @@ class Supervisor:
             self._wait(0.02 if elapsed < 1.0 else 0.2)
 
     def _leave(self, end: End, known: Verdict, why: str = "") -> int:
+        self._forget_engine()
         if self.events.stops:
-            self._record_exit(end, Verdict("stopped", ""), "")
-            self._tell(state="exited", engine=None, message="stopped")
+            self._record_exit(end, Verdict("stopped", self._stop_note), "")
+            self._tell(state="exited", message="stopped")
             return 0
-        cause = known.cause or end.summary
-        self._tell(state="exited", engine=None, message=f"{cause}; {why}")
+        self._tell(state="exited", message=f"{known.cause or end.summary}; {why}")
         return 1
 
     def _forget_engine(self) -> None:

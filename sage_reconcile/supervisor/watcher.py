@@ -12,7 +12,8 @@ FIRST_POLL = 0.2
 LONGEST_POLL = 2.0
 # The first token of a cold model may take long, and so may one of an engine that serves many others.
 LONGEST_ANSWER = 60.0
-CANARY_ANSWER = 30.0
+# A canary stands in line behind the requests that are being served: so many times the health timeout.
+CANARY_FACTOR = 6
 
 
 class Watcher:
@@ -65,7 +66,7 @@ class Watcher:
             return
         is_canary = health.probe != "http" and self._vitals.wants_canary(health.failures)
         with_metrics = self._vitals.wants_metrics
-        timeout = max(CANARY_ANSWER, health.timeout) if is_canary else health.timeout
+        timeout = health.timeout * (CANARY_FACTOR if is_canary else 1)
         question = partial(probe.ask_alive, health=health, with_metrics=with_metrics, is_canary=is_canary)
         self.prober.ask(question, timeout + health.timeout if with_metrics else timeout)
 
