@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         # A process is found by the environment that it was started with: start again, with the mark in it.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **environ})
     os.environ.update(environ)
+    Path(environ[settings.MARK]).mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         check_listen(options.host, load_keys(os.environ, options.api_key_file))
     except ReconcileError as error:

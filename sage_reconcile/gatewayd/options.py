@@ -1,0 +1,82 @@
+"""What a gateway is started with, and where its home keeps what it tells."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import settings
+from sage_reconcile.home import Home
+from sage_reconcile.model import codec
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """Everything that a restart keeps. `api_key_file` is an absolute path or ""."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    log_level: str = "info"
+    api_key_file: str = ""
+
+    @property
+    def reachable_host(self) -> str:
+        """The host at which this machine reaches it."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches it, as a URL without a trailing slash."""
+        host = self.reachable_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def command_line(home: Home, options: GatewayOptions) -> list[str]:
+    """The command that is a gateway."""
+    # -P: a folder named gateway in the caller's working directory must not be started instead.
+    command = [sys.executable, "-P", "-m", "gateway", "--home", str(home.root), "--host", options.host]
+    command += ["--port", str(options.port), "--workers", str(options.workers)]
+    command += ["--log-level", options.log_level]
+    return [*command, "--api-key-file", options.api_key_file] if options.api_key_file else command
+
+
+def options_of(command: list[str]) -> GatewayOptions | None:
+    """The options that a gateway's command line tells, or None if it is not one."""
+    for at in range(len(command) - 1):
+        if command[at : at + 2] == ["-m", "gateway"]:
+            told = settings.parse(command[at + 2 :])
+            return GatewayOptions(told.host, told.port, told.workers, told.log_level, told.api_key_file)
+    return None
+
+
+def recorded_options(home: Home) -> GatewayOptions | None:
+    """The options that the last gateway of this home was started with, or None."""
+    try:
+        return codec.decode(_options_file(home).read_bytes(), GatewayOptions)
+    except (OSError, ValueError):
+        return None
+
+
+def record_options(home: Home, options: GatewayOptions) -> None:
+    """Keeps the options for a restart after the gateway was stopped."""
+    folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = _options_file(home).with_suffix(".partial")
+    partial.write_bytes(codec.encode(options))
+    partial.replace(_options_file(home))
+
+
+def worker_records(home: Home) -> dict[int, Path]:
+    """The records that workers keep, by pid; some may be of processes that were killed."""
+    return {int(path.stem): path for path in folder(home).glob("*.json") if path.stem.isdigit()}
+
+
+def folder(home: Home) -> Path:
+    return home.run / "gateway"
+
+
+def log_file(home: Home) -> Path:
+    return home.logs / "gateway.log"
+
+
+def _options_file(home: Home) -> Path:
+    return folder(home) / "gateway.json"

@@ -1,0 +1,72 @@
+"""Finds the gateway's processes by the mark in their environment."""
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import psutil
+
+from gateway import settings
+from sage_reconcile.gatewayd.options import GatewayOptions, options_of, recorded_options, worker_records
+from sage_reconcile.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A running gateway; `started` in Unix seconds, `pid` that of the process that ends all of it."""
+
+    pid: int
+    started: float
+    options: GatewayOptions
+
+
+def find(home: Home) -> GatewayProcess | None:
+    """The gateway of this home that runs now, or None."""
+    for process in members(home):
+        with contextlib.suppress(psutil.Error):
+            options = options_of(process.cmdline()) or recorded_options(home) or GatewayOptions()
+            return GatewayProcess(process.pid, process.create_time(), options)
+    return None
+
+
+def members(home: Home) -> list[psutil.Process]:
+    """The gateway's parent process first, then its workers, those included that lost their parent.
+
+    The mark alone proves nothing: whatever a gateway starts inherits it, an engine and its workers too. So a
+    parent is told by its command, and a worker by its parent or by the record that it keeps itself.
+    """
+    marked = [process for process in psutil.process_iter() if is_marked(process, home)]
+    parents = [process for process in marked if is_parent(process)]
+    pids = {process.pid for process in parents}
+    recorded = worker_records(home).keys()
+    return parents + [process for process in marked if _is_worker(process, pids, recorded)]
+
+
+def is_marked(process: psutil.Process, home: Home) -> bool:
+    """Whether a live process carries the mark of this home."""
+    return environ_of(process).get(settings.MARK) == str(home.root)
+
+
+def is_parent(process: psutil.Process) -> bool:
+    """Whether it was started by the gateway's own command; with one worker it is that worker, too."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    return any(command[at : at + 2] == ["-m", "gateway"] for at in range(len(command) - 1))
+
+
+def environ_of(process: psutil.Process) -> dict[str, str]:
+    """The environment that a process was started with; empty for one that ended or is somebody else's."""
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _is_worker(process: psutil.Process, parents: set[int], recorded: Collection[int]) -> bool:
+    try:
+        is_spawned = any("multiprocessing" in word for word in process.cmdline())
+        return is_spawned and (process.ppid() in parents or process.pid in recorded)
+    except psutil.Error:
+        return False
