@@ -84,8 +84,11 @@ def _parsed(path: Path, text: str) -> Any:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         message = f"not readable as YAML: {error.problem or error.context}"
         raise StackError((Fault(str(path), line, column, "", message),)) from None
-    except YAMLError as error:
-        raise StackError((Fault(str(path), 0, 0, "", f"not readable as YAML: {error}"),)) from None
+    except RecursionError:
+        message = "not readable as YAML: it is nested too deeply"
+    except (YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        message = f"not readable as YAML: {error}"
+    raise StackError((Fault(str(path), 0, 0, "", message),))
 
 
 def _yaml() -> YAML:
@@ -132,7 +135,7 @@ def _contradictions(inventory: _Inventory) -> Iterator[_Found]:
             if given and len(given) != group.count:
                 yield (
                     (*place, "count"),
-                    f"{group.count} GPUs, but {len(given)} UUIDs",
+                    f"count is {group.count}, UUIDs are {len(given)}",
                     "give one for each GPU",
                 )
             if group.uuid is not None and group.uuids is not None:

@@ -1,4 +1,4 @@
-"""Real launches without the real supervisor: a stand-in process that carries the marks and starts an engine."""
+"""Real launches without the real supervisor: a stand-in process carries the marks and starts an engine."""
 
 import json
 import os
@@ -106,7 +106,7 @@ class Launches:
         self.others.append(process)
         return process
 
-    def write_record(self, mark: Mark, state: str, **changes: object) -> Path:
+    def write_record(self, mark: Mark, state: str, /, **changes: object) -> Path:
         """A launch.json as the supervisor writes it."""
         directory = launch_dir(self.home, mark)
         directory.mkdir(parents=True, exist_ok=True)

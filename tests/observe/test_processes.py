@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,35 +36,41 @@ def test_nothing_of_ours_is_an_empty_table(home: Home) -> None:
     assert table.boot_id == processes.boot_id() != ""
 
 
-def test_a_worker_without_mark_belongs_by_descent_even_in_a_session_of_its_own(
-    home: Home, launches: Launches
-) -> None:
-    mark = make_mark(home)
-    script = (
-        "import os, subprocess, sys, signal\n"
-        "env = {k: v for k, v in os.environ.items() if not k.startswith('SAGE_')}\n"
-        "for own in (False, True):\n"
-        "    subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], env=env,"
-        " start_new_session=own)\n"
-        "print(flush=True)\n"
-        "signal.pause()\n"
-    )
+UNMARKED = """
+import os, signal, subprocess, sys
+env = {name: value for name, value in os.environ.items() if not name.startswith("SAGE_")}
+sleeper = [sys.executable, "-c", "import signal; signal.pause()"]
+def start(**options):
+    return subprocess.Popen(sleeper, env=env, **options).pid
+far = start(start_new_session=True)
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.write(writer, str(start()).encode())
+    os._exit(0)
+os.wait()
+print(far, os.read(reader, 20).decode(), flush=True)
+signal.pause()
+"""
+
+
+def test_workers_without_a_mark_belong_by_descent_or_by_session(home: Home, launches: Launches) -> None:
+    """One is a child in a session of its own; one lost its parent, and only the session tells."""
     process = subprocess.Popen(
-        [os.sys.executable, "-c", script],  # type: ignore[attr-defined]
-        env={**os.environ, "SAGE_LAUNCH": codec.encode(mark).decode(), "SAGE_ROLE": "supervisor"},
+        [sys.executable, "-c", UNMARKED],
+        env={**os.environ, "SAGE_LAUNCH": codec.encode(make_mark(home)).decode(), "SAGE_ROLE": "supervisor"},
         start_new_session=True,
         stdout=subprocess.PIPE,
     )
     launches.supervisors.append(process)
     assert process.stdout is not None
-    process.stdout.readline()
-    children = psutil.Process(process.pid).children()
+    workers = [int(pid) for pid in process.stdout.readline().split()]
     try:
+        assert psutil.Process(workers[1]).ppid() != process.pid
         (live,) = scan(home).live
-        assert set(live.pids) == {process.pid, *(child.pid for child in children)}
+        assert set(live.pids) == {process.pid, *workers}
     finally:
-        for child in children:
-            child.kill()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_launch_whose_supervisor_died_is_an_orphan(home: Home, launches: Launches) -> None:
