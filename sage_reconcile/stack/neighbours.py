@@ -56,7 +56,7 @@ def check_dependencies(engines: Sequence[Checked], names: Sequence[str]) -> Iter
             if name not in known:
                 where = it.at("depends_on", position)
                 yield Problem(where, f'there is no engine "{name}"', did_you_mean(name, names))
-    by_name = {it.engine.name: it for it in engines}
+    by_name = {it.engine.name: it for it in reversed(engines)}
     done: set[str] = set()
     for it in engines:
         for cycle in _cycles_from(it.engine.name, by_name, done):

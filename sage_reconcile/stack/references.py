@@ -42,7 +42,7 @@ def anchor_file_references(text: str, absolute: Callable[[str], str]) -> str:
 
     def anchored(match: re.Match[str]) -> str:
         body = match["body"]
-        if body is None or not body.startswith("file:") or body == "file:":
+        if body is None or not match["end"] or not body.startswith("file:") or body == "file:":
             return match[0]
         return f"${{file:{absolute(body[5:])}}}"
 

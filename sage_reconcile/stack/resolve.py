@@ -129,7 +129,7 @@ def pin_placement(draft: Draft) -> Draft:
 
 
 def set_live(draft: Draft) -> Draft:
-    """Probes, restarts and drain: settings that reach a running launch. The probe follows the engine's kind."""
+    """Probes, restarts and drain, which reach a running launch; the probe follows the engine's kind."""
     health, restart = draft.engine.health, draft.engine.restart
     probe = health.probe or ("embed" if draft.engine.kind == "embedding" else "generate")
     live = LiveSpec(

@@ -1,0 +1,46 @@
+"""Canonical layout of a stack file with its comments kept. The only importer of ruamel.yaml."""
+
+import io
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sage_reconcile.errors import Fault, PermanentError, StackError
+from sage_reconcile.stack.yamltree import parse
+
+_MODELINE = "# yaml-language-server: $schema="
+
+
+def formatted(text: str, path: str, modeline: str = "") -> str:
+    """The text in canonical layout: indentation, quoting, line ends; order and comments stay as they are.
+
+    `modeline` is the address of the JSON schema to name on the first line for editors, "" for none. Raises
+    StackError where the text is not YAML, PermanentError where the layout would change what it means.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    root, faults = parse(text)
+    if faults:
+        raise StackError(tuple(Fault(path, f.line, f.column, "", f.message, f.hint) for f in faults))
+    if root is None:
+        return text
+    laid_out = _round_trip(text, path)
+    again, faults = parse(laid_out)
+    if faults or again is None or again.plain() != root.plain():
+        raise PermanentError(f"{path}: formatting would change what the file means, so it was left as it is")
+    if modeline and not laid_out.startswith(_MODELINE):
+        laid_out = f"{_MODELINE}{modeline}\n{laid_out}"
+    return laid_out
+
+
+def _round_trip(text: str, path: str) -> str:
+    yaml = YAML(typ="rt")
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 4096
+    output = io.StringIO()
+    try:
+        yaml.dump(yaml.load(text), output)
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise PermanentError(f"{path}: cannot be formatted: {reason}") from None
+    lines = (line.rstrip() for line in output.getvalue().splitlines())
+    return "\n".join(lines).strip("\n") + "\n"
