@@ -171,7 +171,15 @@ class Batcher(Generic[V]):
             self._queued_inputs += len(inputs)
             self._jobs.append(job)
             self._wake.notify()
+        job.future.add_done_callback(lambda future: self._forget(job))
         return job.future
+
+    def _forget(self, job: _Job[V]) -> None:
+        """Takes what is left of a cancelled or failed request off the queue."""
+        with self._wake:
+            self._queued_tokens -= job.waiting_tokens
+            self._queued_inputs -= len(job.waiting)
+            job.waiting.clear()
 
     def _run(self) -> None:
         try:
@@ -187,26 +195,32 @@ class Batcher(Generic[V]):
                 job.fail(EncodingError("the embedding worker has ended"))
 
     def _next_window(self) -> list[_Item[V]]:
-        """Waits for inputs; empty when closing and nothing is left."""
+        """Waits for inputs; empty only when closing and nothing is left."""
         with self._wake:
-            while not self._jobs and not self._closing:
-                self._wake.wait()
-            while self._jobs and not self._closing and self._queued_tokens < self._max_batch_tokens:
-                remaining = self._jobs[0].arrived + self._max_wait - time.monotonic()
-                if remaining <= 0:
-                    break
-                self._wake.wait(remaining)
-            self._window = self._take()
-            return self._window
+            while True:
+                while not self._jobs and not self._closing:
+                    self._wake.wait()
+                if not self._jobs:
+                    return []
+                self._wait_for_company()
+                # Requests that were cancelled meanwhile leave an empty window.
+                if window := self._take():
+                    self._window = window
+                    return window
+
+    def _wait_for_company(self) -> None:
+        while self._jobs and not self._closing and self._queued_tokens < self._max_batch_tokens:
+            remaining = self._jobs[0].arrived + self._max_wait - time.monotonic()
+            if remaining <= 0:
+                break
+            self._wake.wait(remaining)
 
     def _take(self) -> list[_Item[V]]:
         window: list[_Item[V]] = []
         tokens = 0
         while self._jobs and tokens < WINDOW_BATCHES * self._max_batch_tokens:
             job = self._jobs.popleft()
-            if job.future.done():
-                self._queued_tokens -= job.waiting_tokens
-                self._queued_inputs -= len(job.waiting)
+            if not job.waiting:
                 continue
             item = _Item(job, job.waiting.pop())
             window.append(item)

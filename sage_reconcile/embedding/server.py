@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -127,15 +128,16 @@ def _leave(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse(sys.argv[1:] if argv is None else argv)
+def main(argv: list[str], load: Callable[[ModelSettings], Embedder] = load_embedder) -> int:
+    """Serves until a signal (exit code 0); 1 with one line on stderr where it cannot."""
+    args = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     _log.setLevel(logging.INFO)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     try:
         with bind(args.host, args.port) as sock:
-            serve(args, load_embedder(settings_of(args)), sock)
+            serve(args, load(settings_of(args)), sock)
     except LoadError as error:
         sys.stderr.write(f"sage embedding: {error}\n")
         return 1
@@ -143,4 +145,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
