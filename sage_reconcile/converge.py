@@ -96,7 +96,11 @@ class Survey:
 
 async def survey(desired: DesiredState, eyes: Eyes, policy: Policy | None = None) -> Survey:
     """Looks and plans; changes nothing."""
-    observed = await eyes.look(desired)
+    return plan_for(desired, await eyes.look(desired), policy)
+
+
+def plan_for(desired: DesiredState, observed: ObservedState, policy: Policy | None = None) -> Survey:
+    """Plans from a look that was had already, or from a described fleet."""
     plan = reconcile(desired, observed, policy or Policy())
     plan = replace(plan, notes=(*plan.notes, *route_notes(desired, observed)))
     return Survey(desired, observed, plan)

@@ -1,0 +1,102 @@
+"""The `sage` command: dispatches to one module per command. Start-up is a hot path: import nothing early."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("validate", "sage_reconcile.cli.validate:validate", "Check stack files; no GPU or network is needed."),
+    ("plan", "sage_reconcile.cli.plan:plan", "Show what apply would do, and why."),
+    ("apply", "sage_reconcile.cli.apply:apply", "Make the running engines what the stack file says."),
+    ("watch", "sage_reconcile.cli.watch:watch", "Apply on every save and whenever reality drifts."),
+    ("status", "sage_reconcile.cli.status:status", "Show engines, health, GPU memory and drift."),
+    ("logs", "sage_reconcile.cli.logs:logs", "Show what an engine prints."),
+    ("stop", "sage_reconcile.cli.stop:stop", "Stop engines now, without editing a file."),
+    ("restart", "sage_reconcile.cli.stop:restart", "Give engines new processes, unchanged."),
+    ("events", "sage_reconcile.cli.events:events", "Show what happened."),
+    ("history", "sage_reconcile.cli.history:history", "List what was applied."),
+    ("rollback", "sage_reconcile.cli.history:rollback", "Apply an earlier entry of the history again."),
+    ("gateway", "sage_reconcile.cli.gateway:app", "Start, stop and look at the OpenAI gateway."),
+    ("schema", "sage_reconcile.cli.schema:schema", "Print the JSON schema of the stack file."),
+    ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),
+)
+
+HELP = """sage keeps LLM inference engines in the state that a stack file describes.
+
+Usage: sage COMMAND [ARGS]
+
+Commands:
+{commands}
+
+  sage COMMAND --help shows options and an example. FILE defaults to sage.yaml, then stack.yaml.
+
+Options:
+  --help, -h     Show this text.
+  --version      Show the version.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command line and exits with its status: 0 well, 1 not, 2 and 3 where a command says so."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in (["--version"], ["version"]):
+        from sage_reconcile.version import __version__
+
+        print(__version__)
+        sys.exit(0)
+    if not words or words in (["--help"], ["-h"], ["help"]):
+        commands = "\n".join(f"  {name:<10} {summary}" for name, _, summary in COMMANDS)
+        print(HELP.format(commands=commands), end="")
+        sys.exit(0)
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    from sage_reconcile.errors import ReconcileError, StackError
+
+    try:
+        return _dispatch(words)
+    except StackError as error:
+        print(error, file=sys.stderr)
+    except ReconcileError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has left (`sage status | head`): nothing more can be said, nor at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("SAGE_DEBUG"):
+            raise
+        print(
+            f"error: a fault of sage itself: {type(error).__name__}: {error}; "
+            "SAGE_DEBUG=1 shows where, please report it",
+            file=sys.stderr,
+        )
+    return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    from cyclopts import App, CycloptsError
+
+    app = App(name="sage", help_flags=["--help", "-h"], version_flags=[], result_action="return_value")
+    # Only the command that is asked for is imported; the others are known by name, for did-you-mean.
+    for name, path, summary in COMMANDS:
+        if name == words[0]:
+            app.command(path, name=name, help=summary)
+        else:
+            app.command(_noop, name=name)
+    try:
+        result = app(words, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _noop() -> None:
+    """Stands for a command that was not asked for."""
+
+
+if __name__ == "__main__":
+    main()

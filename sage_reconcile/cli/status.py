@@ -1,0 +1,66 @@
+"""`sage status`."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sage_reconcile.cli.stackfile import DEFAULTS, Json, load_stack
+from sage_reconcile.converge import survey
+from sage_reconcile.errors import StackError
+from sage_reconcile.home import Home
+from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.observe.look import LocalEyes
+from sage_reconcile.render.print import console, print_json
+from sage_reconcile.render.status import status_data, status_view
+from sage_reconcile.stack.resolve import resolve
+
+
+def status(
+    file: Annotated[Path | None, Parameter(help="Show drift from this stack file.")] = None,
+    /,
+    *,
+    json: Json = False,
+    watch: Annotated[
+        bool, Parameter(name=["--watch", "-w"], negative="", help="Redraw until Ctrl-C.")
+    ] = False,
+) -> int:
+    """Show engines, health, GPU memory by owner, and drift from the stack file.
+
+    Example: sage status
+    """
+    eyes = LocalEyes(Home.from_environ())
+    if json:
+        print_json(status_data(asyncio.run(eyes.look())))
+        return 0
+    path = file or next((Path(name) for name in DEFAULTS if Path(name).exists()), None)
+    observed, drift = asyncio.run(_look(eyes, path, must_load=file is not None))
+    out = console()
+    if not watch:
+        out.print(status_view(observed, drift), soft_wrap=False)
+        return 0
+    from rich.live import Live
+
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out, screen=out.is_terminal) as live:
+        while True:
+            live.update(status_view(*asyncio.run(_look(eyes, path, must_load=False))), refresh=True)
+            time.sleep(1.0)
+    return 0
+
+
+async def _look(eyes: LocalEyes, path: Path | None, must_load: bool) -> tuple[ObservedState, dict[str, str]]:
+    """A look, and for each replica what `sage apply` would do to it."""
+    if path is None:
+        return await eyes.look(), {}
+    try:
+        found = await survey(resolve(load_stack(path, None, None)), eyes)
+    except StackError:
+        if must_load:
+            raise
+        return await eyes.look(), {}
+    drift = {str(step.replica): f"{step.verdict}: {step.cause}" for step in found.plan.steps}
+    drift |= {str(blocked.replica): f"blocked: {blocked.reason}" for blocked in found.plan.blocked}
+    return found.observed, drift

@@ -1,0 +1,107 @@
+"""`sage stop` and `sage restart`: act on what runs, without a file."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sage_reconcile.adopted import as_desired
+from sage_reconcile.apply.execute import Options
+from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm_and_apply
+from sage_reconcile.converge import Host, Survey, local_host, plan_for
+from sage_reconcile.errors import PermanentError
+from sage_reconcile.home import Home
+from sage_reconcile.lock import applying
+from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.plan.policy import Policy
+
+Names = Annotated[list[str] | None, Parameter(help="Engines, as `sage status` names them.")]
+All = Annotated[bool, Parameter(name="--all", negative="", help="Every engine of this SAGE_HOME.")]
+Stack = Annotated[str | None, Parameter(help="Only engines of this stack.")]
+Force = Annotated[bool, Parameter(negative="", help="Do not wait for requests in flight.")]
+
+
+def stop(
+    engines: Names = None, /, *, all: All = False, stack: Stack = None, force: Force = False, yes: Yes = False
+) -> int:
+    """Stop engines now. The stack file is not touched: the next apply starts them again.
+
+    Example: sage stop chat
+    """
+    home = Home.from_environ()
+    host = local_host(home)
+    with applying(home, lambda text: print(text, file=sys.stderr)):
+        observed = asyncio.run(host.eyes.look())
+        chosen = _choose(observed, engines, all, stack)
+        found = []
+        for name, wanted in sorted(chosen.items()):
+            desired = as_desired(name, observed, stopped=wanted)
+            if force:
+                own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
+                desired = replace(desired, engines=own)
+            found.append(plan_for(desired, observed, Policy(targets=wanted)))
+        return _apply_all(found, host, Options(), yes or not sys.stdin.isatty())
+
+
+def restart(
+    engines: Names = None,
+    /,
+    *,
+    all: All = False,
+    stack: Stack = None,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    yes: Yes = False,
+) -> int:
+    """Give engines new processes, with the settings that they run with now.
+
+    Example: sage restart chat
+    """
+    home = Home.from_environ()
+    host = local_host(home)
+    with applying(home, lambda text: print(text, file=sys.stderr)):
+        observed = asyncio.run(host.eyes.look())
+        chosen = _choose(observed, engines, all, stack)
+        found = [
+            plan_for(as_desired(name, observed), observed, Policy(targets=wanted, restart=wanted))
+            for name, wanted in sorted(chosen.items())
+        ]
+        return _apply_all(found, host, Options(not no_wait, timeout), yes or not sys.stdin.isatty())
+
+
+def _apply_all(found: Sequence[Survey], host: Host, options: Options, yes: bool) -> int:
+    """One plan after the other; 0 when all went well."""
+    status = 0
+    for one in found:
+        applied = confirm_and_apply(one, host, options, yes)
+        if applied is None or not applied.is_whole:
+            status = 1
+    return status
+
+
+def _choose(
+    observed: ObservedState, names: Sequence[str] | None, all: bool, stack: str | None
+) -> dict[str, frozenset[str]]:
+    """Engines to act on, by stack. Raises PermanentError for a name that does not run."""
+    running: dict[str, set[str]] = {}
+    for replica in [*(one.replica for one in observed.launches), *(one.replica for one in observed.orphans)]:
+        if stack in (None, replica.stack):
+            running.setdefault(replica.stack, set()).add(replica.engine)
+    if all or (stack is not None and not names):
+        return {name: frozenset(engines) for name, engines in running.items()}
+    if not names:
+        raise PermanentError("name the engines, or pass --all; `sage status` lists them")
+    chosen: dict[str, set[str]] = {}
+    for name in names:
+        of_stack, _, engine = name.rpartition("/")
+        found = [s for s, engines in running.items() if engine in engines and of_stack in ("", s)]
+        if not found:
+            known = sorted(f"{s}/{e}" for s, engines in running.items() for e in engines)
+            raise PermanentError(f"no engine named {name} runs; running: {', '.join(known) or 'none'}")
+        if len(found) > 1:
+            raise PermanentError(f"{name} runs in several stacks: {', '.join(sorted(found))}; pass --stack")
+        chosen.setdefault(found[0], set()).add(engine)
+    return {name: frozenset(engines) for name, engines in chosen.items()}

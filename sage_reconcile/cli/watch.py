@@ -1,0 +1,175 @@
+"""`sage watch`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sage_reconcile import journal
+from sage_reconcile.apply.execute import Executor, Options
+from sage_reconcile.applying import Applied, Noted, remember
+from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
+from sage_reconcile.converge import carry_out, local_host, survey
+from sage_reconcile.home import Home
+from sage_reconcile.lock import applying
+from sage_reconcile.model.actions import Result
+from sage_reconcile.model.desired import DesiredState
+from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.plan.policy import Policy
+from sage_reconcile.render.plan_text import plan_lines
+from sage_reconcile.render.print import console
+from sage_reconcile.render.progress import ApplyProgress
+from sage_reconcile.stack.file import StackFile
+from sage_reconcile.stack.load import load
+from sage_reconcile.stack.resolve import resolve
+from sage_reconcile.watch import PassResult, Watcher
+
+
+def watch(
+    file: File = None,
+    /,
+    *,
+    overlays: Overlays = None,
+    sets: Sets = None,
+    interval: Annotated[
+        float, Parameter(help="Seconds between two passes when nothing seems to happen.")
+    ] = 10.0,
+    once: Annotated[bool, Parameter(negative="", help="Make one pass and exit.")] = False,
+) -> int:
+    """Apply on every save and whenever reality drifts, until SIGTERM or Ctrl-C. Engines outlive the watcher.
+
+    Example: sage watch sage.yaml
+    """
+    paths = stack_paths(file, overlays)
+    work = HostWork(Home.from_environ(), paths, sets or ())
+    return asyncio.run(_watch(paths, work, interval, once))
+
+
+async def _watch(paths: Sequence[Path], work: "HostWork", interval: float, once: bool) -> int:
+    watcher = Watcher(paths, work, max(interval, 0.1))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, watcher)
+    work.say(f"watching {', '.join(str(path) for path in paths)}")
+    notices = asyncio.create_task(_notices(watcher))
+    try:
+        return await watcher.run(once)
+    finally:
+        notices.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await notices
+        work.say("the watcher ends; the engines stay" if not once else "done")
+
+
+def _stop(watcher: Watcher) -> None:
+    watcher.stop.set()
+    watcher.nudge()
+
+
+async def _notices(watcher: Watcher) -> None:
+    """Wakes the watcher when the kernel says that something changed beside a watched file.
+
+    Where there are no notifications to be had, its own polling by stat is enough.
+    """
+    from watchfiles import awatch
+
+    folders = {path.parent for path in watcher.watched()}
+    with contextlib.suppress(OSError, RuntimeError):
+        async for _ in awatch(*folders, recursive=False, step=50, debounce=100, stop_event=watcher.stop):
+            watcher.nudge()
+
+
+class HostWork:
+    """The watcher's work on this host."""
+
+    def __init__(self, home: Home, paths: Sequence[Path], sets: Sequence[str]) -> None:
+        self._home = home
+        self._host = local_host(home)
+        self._paths = list(paths)
+        self._sets = tuple(sets)
+        self._launches: tuple[tuple[int, str], ...] = ()
+        self._told = ""
+
+    def load(self) -> tuple[StackFile, DesiredState]:
+        stack = load(self._paths, os.environ, self._sets)
+        return stack, resolve(stack)
+
+    async def make_pass(
+        self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
+    ) -> PassResult:
+        # The lock is waited for in a thread: its holder may be another sage that loads an engine for minutes.
+        lock = applying(self._home, self.say)
+        await asyncio.to_thread(lock.__enter__)
+        try:
+            return await self._converge(stack, desired, policy, interrupt)
+        finally:
+            lock.__exit__(None, None, None)
+
+    async def _converge(
+        self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
+    ) -> PassResult:
+        found = await survey(desired, self._host.eyes, policy)
+        self._tell(found.plan.has_changes, [text for _, text in plan_lines(found.plan)])
+        changing = {step.replica for step in found.plan.steps}
+        self._watch_pulse(found.observed, {str(replica) for replica in changing})
+        out = console()
+        executors: list[Executor] = []
+        canceller = asyncio.create_task(_cancel_on(interrupt, executors))
+        try:
+            with ApplyProgress(out, self._host.hands.last_line) as progress:
+                noted = Noted(self._home, desired.stack, progress)
+                outcomes = await carry_out(found, self._host, noted, Options(), executors)
+        finally:
+            canceller.cancel()
+        applied = Applied(found.plan, outcomes)
+        if found.plan.has_changes or found.plan.blocked:
+            remember(self._home, stack, applied, note="watch")
+        if outcomes:
+            self._watch_pulse(await self._host.eyes.look(desired), set())
+        failed = tuple((o.step.replica, o.reason) for o in outcomes if o.result is Result.FAILED)
+        return PassResult(found.plan, failed)
+
+    def _tell(self, has_changes: bool, lines: list[str]) -> None:
+        """A plan with changes is always shown; what merely stays blocked or held is shown once."""
+        text = "\n".join(lines)
+        if has_changes or ("blocked" in lines[-1] and text != self._told):
+            self.say(text)
+        self._told = text
+
+    def _watch_pulse(self, observed: ObservedState, changing: set[str]) -> None:
+        self._launches = tuple(
+            (one.supervisor_pid, one.directory)
+            for one in observed.launches
+            if str(one.replica) not in changing
+        )
+
+    def pulse(self) -> object:
+        """Which of the known supervisors live, and what state their records were written at."""
+        return tuple(
+            (pid, os.path.exists(f"/proc/{pid}"), _written(folder)) for pid, folder in self._launches
+        )
+
+    def say(self, text: str) -> None:
+        stamp = time.strftime("%H:%M:%S")
+        print("\n".join(f"{stamp}  {line}" if line else "" for line in text.splitlines()), flush=True)
+        if not text.startswith("Stack "):
+            journal.append(self._home, "watch", ",".join(path.name for path in self._paths), text)
+
+
+def _written(folder: str) -> int:
+    try:
+        return os.stat(f"{folder}/launch.json").st_mtime_ns
+    except OSError:
+        return 0
+
+
+async def _cancel_on(interrupt: asyncio.Event, executors: list[Executor]) -> None:
+    await interrupt.wait()
+    for executor in executors:
+        executor.cancel()

@@ -1,0 +1,31 @@
+"""Printing of plans: the same text on a terminal, in a pipe and in CI."""
+
+import json
+
+from rich.console import Console
+from rich.text import Text
+
+from sage_reconcile.model.actions import Plan
+from sage_reconcile.render.plan_data import plan_data, plan_markdown
+from sage_reconcile.render.plan_text import plan_lines
+
+
+def console() -> Console:
+    """Where results go; never wraps, so that lines can be searched and compared."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def print_plan(plan: Plan, format: str) -> None:
+    """`format` is text, json or markdown."""
+    out = console()
+    if format == "json":
+        out.out(json.dumps(plan_data(plan), indent=2), highlight=False)
+    elif format == "markdown":
+        out.out(plan_markdown(plan), highlight=False)
+    else:
+        for style, text in plan_lines(plan):
+            out.print(Text(text, style=style))
+
+
+def print_json(data: object) -> None:
+    console().out(json.dumps(data, indent=2), highlight=False)

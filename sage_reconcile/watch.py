@@ -1,0 +1,252 @@
+"""The level-triggered loop: on every change of a file, and at every interval, one pass over everything.
+
+A wake-up carries no news: each pass reads the file and the host again, so a lost event costs one interval.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from sage_reconcile.errors import ReconcileError, StackError
+from sage_reconcile.model.actions import Plan
+from sage_reconcile.model.desired import DesiredState, ReplicaId
+from sage_reconcile.plan.policy import Policy
+from sage_reconcile.stack.file import StackFile
+
+TICK = 0.25
+"""Seconds between two looks at the files' stat and at the pulse of the engines."""
+
+DEBOUNCE = 0.15
+"""Seconds without a further change before a file is read: editors write in several steps."""
+
+BACKOFF = 2.0
+BACKOFF_MAX = 300.0
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait."""
+
+    def now(self) -> float: ...
+
+    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
+        """Returns after `seconds`, or as soon as `stop` is set."""
+        ...
+
+
+class SystemClock:
+    """The monotonic clock of this machine."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await stop.wait()
+        except TimeoutError:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one pass did. `failed` are the replicas that did not become what the file asks."""
+
+    plan: Plan
+    failed: tuple[tuple[ReplicaId, str], ...] = ()
+
+
+class Work(Protocol):
+    """What a watcher calls."""
+
+    def load(self) -> tuple[StackFile, DesiredState]:
+        """Reads the files. Raises ReconcileError with everything that is wrong with them."""
+        ...
+
+    async def make_pass(
+        self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
+    ) -> PassResult:
+        """Looks, plans and executes. When `interrupt` is set it begins nothing new and returns soon:
+        engines that are loading go on by themselves, a replacement is brought to its end."""
+        ...
+
+    def pulse(self) -> object:
+        """A cheap value that changes when something happened to the engines since the last pass."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tells the user."""
+        ...
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """How often in a row a replica failed, and when it may be tried again."""
+
+    attempts: int
+    until: float
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Which replicas wait: exponentially longer, with full jitter over the second half."""
+
+    clock: Clock
+    jitter: Callable[[], float] = random.random
+    _trouble: dict[ReplicaId, _Trouble] = field(default_factory=dict)
+
+    def note(self, result: PassResult) -> None:
+        """Counts the failures of a pass; what went well is forgotten."""
+        failed = dict(result.failed)
+        done = {step.replica for step in result.plan.steps} - failed.keys()
+        for replica in done:
+            self._trouble.pop(replica, None)
+        for replica in failed:
+            attempts = self._trouble[replica].attempts + 1 if replica in self._trouble else 1
+            delay = min(BACKOFF * 2 ** (attempts - 1), BACKOFF_MAX) * (0.5 + self.jitter() / 2)
+            self._trouble[replica] = _Trouble(attempts, self.clock.now() + delay)
+
+    def holds(self) -> tuple[tuple[ReplicaId, str], ...]:
+        """The replicas that wait, with the reason."""
+        now = self.clock.now()
+        return tuple(
+            (replica, f"failed {t.attempts} times; next attempt in {t.until - now:.0f} s")
+            for replica, t in sorted(self._trouble.items())
+            if t.until > now
+        )
+
+    def delays(self) -> list[float]:
+        """Seconds until each waiting replica may be tried again."""
+        return [max(0.1, t.until - self.clock.now()) for t in self._trouble.values()]
+
+    def forget(self) -> None:
+        """A new file is a new chance."""
+        self._trouble.clear()
+
+
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """What a file looks like from outside: enough to see that it was changed, replaced or removed.
+
+    Asked for by stat at every tick beside the notifications of the kernel, which do not reach everywhere
+    (bind mounts, network file systems, a directory that was replaced).
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Watcher:
+    """Keeps one stack as its file says until `stop` is set. It owns no engine: they outlive it."""
+
+    def __init__(
+        self, paths: Sequence[Path], work: Work, interval: float, clock: Clock | None = None
+    ) -> None:
+        self._paths = [path.absolute() for path in paths]
+        self._work = work
+        self._interval = interval
+        self._clock = clock or SystemClock()
+        self._backoff = Backoff(self._clock)
+        self._good: tuple[StackFile, DesiredState] | None = None
+        self._complaint = ""
+        self._nudge = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def run(self, once: bool = False) -> int:
+        """Passes until stopped; with `once`, one pass. Returns the exit status."""
+        seen: object = None
+        while not self.stop.is_set():
+            if self._signature() != seen:
+                await self._settle()
+                self._reload()
+                seen = self._signature()
+            status = await self._pass(seen)
+            if once:
+                return 1 if self._complaint else status
+            await self._until_next(seen)
+        return 0
+
+    def nudge(self) -> None:
+        """A change may have happened: look before the next tick."""
+        self._nudge.set()
+
+    def watched(self) -> list[Path]:
+        """The named files and everything that they include."""
+        included = [Path(path) for path, _ in self._good[0].sources] if self._good else []
+        return sorted({*self._paths, *included})
+
+    def _signature(self) -> tuple[object, ...]:
+        return tuple((path, signature(path)) for path in self.watched())
+
+    async def _settle(self) -> None:
+        before = self._signature()
+        while not self.stop.is_set():
+            await self._clock.wait(DEBOUNCE, self.stop)
+            now = self._signature()
+            if now == before:
+                return
+            before = now
+
+    def _reload(self) -> None:
+        """Takes the file if it is good; says what is wrong with it once, and keeps the last good state."""
+        try:
+            stack, desired = self._work.load()
+        except ReconcileError as error:
+            text = str(error) if isinstance(error, StackError) else f"error: {error}"
+            kept = "the last good state is kept" if self._good else "nothing is changed until it is mended"
+            self._complain(f"{text}\n{kept}")
+            return
+        if self._complaint:
+            self._complaint = ""
+            self._work.say("the file is good again")
+        before = self._good
+        self._good = stack, desired
+        if before is not None and before[0].document != stack.document:
+            self._backoff.forget()
+            self._work.say("the file changed")
+            if before[1].stack != desired.stack:
+                self._work.say(
+                    f"this is now stack {desired.stack}: engines of {before[1].stack} are left alone"
+                )
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            self._work.say(text)
+        self._complaint = text
+
+    async def _pass(self, seen: object) -> int:
+        if self._good is None:
+            return 1
+        interrupt = asyncio.Event()
+        guard = asyncio.create_task(self._interrupt_on_change(seen, interrupt))
+        try:
+            result = await self._work.make_pass(*self._good, Policy(hold=self._backoff.holds()), interrupt)
+        except ReconcileError as error:
+            self._work.say(f"error: {error}")
+            return 1
+        finally:
+            guard.cancel()
+        self._backoff.note(result)
+        return 1 if result.failed or result.plan.blocked else 0
+
+    async def _interrupt_on_change(self, seen: object, interrupt: asyncio.Event) -> None:
+        """A pass may take minutes, an edit or a crash elsewhere should not wait for it."""
+        pulse = self._work.pulse()
+        while not interrupt.is_set():
+            await self._clock.wait(TICK, self.stop)
+            if self.stop.is_set() or self._signature() != seen or self._work.pulse() != pulse:
+                interrupt.set()
+
+    async def _until_next(self, seen: object) -> None:
+        """Waits for the interval to pass, a file to change, or something to happen to the engines."""
+        deadline = self._clock.now() + min([self._interval, *self._backoff.delays()])
+        pulse = self._work.pulse()
+        while not self.stop.is_set() and self._clock.now() < deadline:
+            self._nudge.clear()
+            await self._clock.wait(min(TICK, self._interval), self._nudge)
+            if self._signature() != seen or self._work.pulse() != pulse:
+                return
