@@ -35,6 +35,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--exit-after", type=float, help="exit with code 3 after these seconds")
     p.add_argument("--die-on-request", action="store_true", help="the first generation kills the process")
     p.add_argument("--die-on-request-number", type=int, help="the n-th generation kills the process")
+    p.add_argument("--die-after-events", type=int, help="kill the process after so many streamed events")
     p.add_argument("--never-ready", action="store_true", help="/health says 200, generation hangs")
     p.add_argument("--error-status", type=int, help="every generation answers this status")
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
@@ -178,7 +179,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for word in [*ARGS.answer.split(" "), None]:
+        for count, word in enumerate([*ARGS.answer.split(" "), None]):
+            if count == ARGS.die_after_events:
+                os._exit(9)
             choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
             event = {"id": "c", "object": "chat.completion.chunk", "model": ARGS.model, "choices": [choice]}
             line = b"data: [DONE]\n\n" if word is None else f"data: {json.dumps(event)}\n\n".encode()

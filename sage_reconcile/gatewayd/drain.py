@@ -12,8 +12,9 @@ from sage_reconcile.home import Home
 def in_flight(home: Home, backend_id: str, digest: str) -> int | None:
     """How many requests the gateway still has on a backend that its table does not offer as ready.
 
-    `digest` is the first 12 hex digits of the sha256 of the routing table's bytes: a worker that has not loaded
-    that table yet counts as 1, as it may still send requests there. None when no gateway of this home runs.
+    `digest` is the first 12 hex digits of the sha256 of the routing table's bytes: a worker that has not
+    loaded that table yet counts as 1, as it may still send requests there. None when no gateway of this home
+    runs.
     """
     total, workers = 0, 0
     for pid, record in worker_records(home).items():

@@ -52,8 +52,8 @@ def check_port(options: GatewayOptions) -> None:
 
 def _holder(port: int) -> str:
     for connection in psutil.net_connections("tcp"):
-        is_listening = connection.status == psutil.CONN_LISTEN and connection.laddr
-        if is_listening and connection.laddr[1] == port and connection.pid:
+        is_listening = connection.status == psutil.CONN_LISTEN
+        if is_listening and getattr(connection.laddr, "port", 0) == port and connection.pid:
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(connection.pid)
                 home = environ_of(process).get(settings.MARK)
