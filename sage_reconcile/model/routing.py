@@ -14,7 +14,8 @@ class Backend:
     no `/v1`. `model` is the name that the engine itself answers to; where it differs from the name that the
     client sent, the gateway rewrites it. `state` is "ready" (route to it), "draining" (let requests in
     flight finish, send no new ones) or "pending" (known, cannot answer yet). `api_key` is a `${env:X}` or
-    `${file:X}` reference that the gateway resolves, or "".
+    `${file:X}` reference that the gateway resolves, or "". `node` is where it runs, "" for an engine that is
+    not sage's own.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Backend:
     weight: int = 1
     max_concurrent: int = 256
     api_key: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

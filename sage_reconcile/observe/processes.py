@@ -18,10 +18,11 @@ from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.observed import ForeignLaunch, Mark, Orphan, PortHolder
 
-MARK_VARIABLE = "SAGE_LAUNCH"
-ROLE_VARIABLE = "SAGE_ROLE"
+MARK_VARIABLE = b"SAGE_LAUNCH"
+ROLE_VARIABLE = b"SAGE_ROLE"
 MARK_VERSION = 1
-DEAD = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+DEAD = frozenset({b"Z", b"X", b"x"})
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,41 +114,55 @@ def boot_id() -> str:
 
 
 def _read_all() -> dict[int, Process]:
-    own_uid = os.getuid()
+    """Read straight from /proc, two small files a process: psutil takes several times as long for the same."""
+    booted = psutil.boot_time()
     found = {}
-    for pid in psutil.pids():
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
         try:
-            process = _read(pid, own_uid)
-        except (psutil.Error, OSError):
+            process = _read(Path("/proc", name), booted)
+        except (OSError, ValueError, IndexError):
             continue  # it ended while it was looked at
         if process is not None:
-            found[pid] = process
+            found[process.pid] = process
     return found
 
 
-def _read(pid: int, own_uid: int) -> Process | None:
-    """The process, None for a zombie. Only root may, and only root does, read the environment of others."""
-    handle = psutil.Process(pid)
-    with handle.oneshot():
-        if handle.status() in DEAD:
-            return None
-        uid = handle.uids().real
-        mark = role = ""
-        if uid == own_uid or own_uid == 0:
-            try:
-                environ = handle.environ()
-                mark, role = environ.get(MARK_VARIABLE, ""), environ.get(ROLE_VARIABLE, "")
-            except (psutil.AccessDenied, OSError):
-                pass  # not dumpable: it cannot show a mark, but can still be a member by session or descent
-        return Process(
-            pid=pid,
-            started=handle.create_time(),
-            parent=handle.ppid(),
-            session=os.getsid(pid),
-            uid=uid,
-            mark=mark,
-            is_supervisor=bool(mark) and role == "supervisor",
-        )
+def _read(proc: Path, booted: float) -> Process | None:
+    """The process, None for a zombie. The environment of others is there for root only."""
+    stat = (proc / "stat").read_bytes()
+    # The name, in parentheses, may itself hold spaces and parentheses.
+    state, parent, _, session, *rest = stat.rpartition(b")")[2].split()
+    if state in DEAD:
+        return None
+    try:
+        environ = (proc / "environ").read_bytes()
+    except OSError:
+        environ = b""  # without a mark it can still be a member, by session or descent
+    mark = _variable(environ, MARK_VARIABLE)
+    return Process(
+        pid=int(proc.name),
+        started=booted + int(rest[15]) / CLOCK_TICKS,
+        parent=int(parent),
+        session=int(session),
+        uid=_real_uid(proc) if mark else proc.stat().st_uid,
+        mark=mark,
+        is_supervisor=bool(mark) and _variable(environ, ROLE_VARIABLE) == "supervisor",
+    )
+
+
+def _variable(environ: bytes, name: bytes) -> str:
+    if name not in environ:
+        return ""
+    found = (entry[len(name) + 1 :] for entry in environ.split(b"\0") if entry.startswith(name + b"="))
+    return next(found, b"").decode(errors="replace")
+
+
+def _real_uid(proc: Path) -> int:
+    """Whose process it is. The owner of its folder may be root instead: where dumping is not allowed."""
+    status = (proc / "status").read_bytes()
+    return int(status.partition(b"\nUid:")[2].split(maxsplit=1)[0])
 
 
 Groups = dict[tuple[int, str, str], tuple[Mark, list[Process]]]
@@ -182,15 +197,19 @@ def _decoded(raw: str) -> Mark | ValueError:
 
 
 def _note(process: Process, error: ValueError, home: str) -> Unreadable | None:
-    """None when the mark, as far as it can be read, is another home's and so none of our business."""
+    """None unless the mark, as far as it can be read, is this home's: others are none of our business."""
+    name = ""
     try:
         plain = json.loads(process.mark)
-        if plain.get("home", home) != home:
-            return None
+        is_ours = plain["home"] == home
         replica = plain["replica"]
         name = f"{replica['stack']}/{replica['engine']}#{replica['replica']}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        name = ""
+    except ValueError:
+        is_ours = home in process.mark
+    except (KeyError, TypeError):
+        is_ours = isinstance(plain, dict) and plain.get("home") == home
+    if not is_ours:
+        return None
     return Unreadable(process.pid, name, f"process {process.pid} carries a mark that cannot be read: {error}")
 
 

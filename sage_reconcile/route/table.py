@@ -64,7 +64,11 @@ class _Parts:
     @classmethod
     def of(cls, desired: DesiredState, observed: ObservedState, draining: frozenset[str]) -> "_Parts":
         published = observed.routing or RoutingTable()
-        served = [*_launched(desired, observed, draining), *_external(desired, observed, draining)]
+        served = [
+            *_launched(desired, observed, draining),
+            *_unseen(desired, observed, draining),
+            *_external(desired, observed, draining),
+        ]
         return cls(
             stack=desired.stack,
             backends=tuple(item.backend for item in served),
@@ -108,7 +112,7 @@ def _launched(desired: DesiredState, observed: ObservedState, draining: frozense
     }
     primaries = _primaries(desired, launches.values(), draining)
     for backend_id, launch in launches.items():
-        mark, engine = launch.mark, _wanted(desired, launch)
+        mark, engine = launch.mark, _wanted(desired, launch.replica.engine)
         state = _launch_state(launch, primaries, before)
         backend = Backend(
             id=backend_id,
@@ -119,6 +123,7 @@ def _launched(desired: DesiredState, observed: ObservedState, draining: frozense
             model=mark.model,
             kind=mark.spec.kind.value,
             state=DRAINING if engine is None or backend_id in draining else state,
+            node=mark.placement.node,
         )
         if engine is not None:
             route = engine.route
@@ -126,9 +131,25 @@ def _launched(desired: DesiredState, observed: ObservedState, draining: frozense
         yield _Served(backend, engine, mark.spec.model)
 
 
-def _wanted(desired: DesiredState, launch: ObservedLaunch) -> DesiredEngine | None:
-    """The engine that this launch serves. A replica too many serves on until it is withdrawn."""
-    engine = desired.engine(launch.replica.engine)
+def _unseen(desired: DesiredState, observed: ObservedState, draining: frozenset[str]) -> Iterator[_Served]:
+    """Backends as published whose launches could not be looked for: not seen is not absent."""
+    blind_nodes = {gap.node for gap in observed.gaps if gap.what in ("processes", "node")}
+    blind_replicas = {gap.what for gap in observed.gaps}
+    seen = {launch.mark.id for launch in observed.launches}
+    for backend in (observed.routing or RoutingTable()).backends:
+        replica = str(ReplicaId(backend.stack, backend.engine, backend.replica))
+        is_blind = backend.node in blind_nodes or replica in blind_replicas
+        if backend.stack != desired.stack or not backend.node or backend.id in seen or not is_blind:
+            continue
+        engine = _wanted(desired, backend.engine)
+        is_leaving = engine is None or backend.id in draining
+        model = engine.launch.model if engine else backend.model
+        yield _Served(replace(backend, state=DRAINING) if is_leaving else backend, engine, model)
+
+
+def _wanted(desired: DesiredState, engine_name: str) -> DesiredEngine | None:
+    """The engine that a launch serves. A replica too many serves on until it is withdrawn."""
+    engine = desired.engine(engine_name)
     if engine is None or engine.state is EngineState.STOPPED or engine.launch.is_external:
         return None
     return engine

@@ -196,7 +196,7 @@ def test_an_orphan_is_seen_with_its_processes(home: Home, launches: Launches) ->
 
 
 def test_a_mark_that_cannot_be_read_is_a_gap(home: Home, launches: Launches) -> None:
-    launches.sleeper(SAGE_LAUNCH="{")
+    launches.sleeper(SAGE_LAUNCH=f"{home.root} {{")
     (gap,) = look(home).gaps
     assert (gap.node, gap.what) == ("here", "processes")
     assert "carries a mark that cannot be read" in gap.reason
@@ -292,8 +292,8 @@ def test_external_engines_that_do_not_answer(home: Home, tmp_path: Path) -> None
     assert (silent.health, silent.message) == (Health.UNKNOWN, "no answer within 0.5 s")
     assert refused.health is Health.FAILING
     assert keyless.health is fileless.health is Health.UNKNOWN
-    assert keyless.message == "engine far: api_key: environment variable KEY is not set where sage runs"
-    assert "no cannot be read: No such file or directory" in fileless.message
+    assert keyless.message == "engine far: api_key: the environment variable KEY is not set"
+    assert "/no: No such file or directory" in fileless.message
 
 
 def test_a_stopped_external_engine_is_left_alone(home: Home) -> None:

@@ -31,7 +31,7 @@ def test_a_launch_is_its_supervisor_its_engine_and_all_below(home: Home, launche
 
 def test_nothing_of_ours_is_an_empty_table(home: Home) -> None:
     table = scan(home)
-    assert (table.live, table.orphans, table.foreign, table.unreadable) == ((), (), (), ())
+    assert (table.live, table.orphans, table.unreadable) == ((), (), ())
     assert os.getpid() in table.pids
     assert table.boot_id == processes.boot_id() != ""
 
@@ -100,12 +100,12 @@ def test_a_zombie_supervisor_is_not_alive(home: Home, launches: Launches) -> Non
 
 
 def test_another_home_is_foreign_and_its_launch_no_member_of_ours(home: Home, launches: Launches) -> None:
-    ours, theirs = make_mark(home), replace(make_mark(home), home="/elsewhere")
+    ours, theirs = make_mark(home), replace(make_mark(home), home=f"{home.root}-elsewhere")
     launches.start(ours)
     stranger = launches.sleeper(SAGE_LAUNCH=codec.encode(theirs).decode())
     table = scan(home)
     assert [live.mark for live in table.live] == [ours]
-    (foreign,) = table.foreign
+    (foreign,) = [launch for launch in table.foreign if launch.mark.home == theirs.home]
     assert (foreign.mark, foreign.pids) == (theirs, (stranger.pid,))
     assert foreign.user == psutil.Process().username()
     assert table.orphans == ()
@@ -122,7 +122,9 @@ def test_a_mark_of_our_home_on_another_users_process_is_foreign(home: Home, laun
     launches.others.append(process)
     table = scan(home)
     assert table.orphans == ()
-    assert [(foreign.pids, foreign.user) for foreign in table.foreign] == [((process.pid,), "nobody")]
+    assert [(foreign.pids, foreign.user) for foreign in table.foreign if foreign.mark == mark] == [
+        ((process.pid,), "nobody")
+    ]
 
 
 def test_two_launches_of_one_replica_stay_two(home: Home, launches: Launches) -> None:
@@ -146,7 +148,9 @@ def test_a_forked_child_that_still_looks_like_the_supervisor_is_not_it(
 @pytest.mark.parametrize(
     ("text", "replica"),
     [
-        ("{broken", ""),
+        ('{"home": "HOME", broken', ""),
+        ('{"home": "HOME"}', ""),
+        ('{"home": "HOME", "replica": 5}', ""),
         ('{"home": "HOME", "replica": {"stack": "demo", "engine": "chat", "replica": 1}}', "demo/chat#1"),
     ],
 )
@@ -168,7 +172,8 @@ def test_a_mark_of_a_later_version_is_noted_not_guessed(home: Home, launches: La
 
 
 def test_an_unreadable_mark_of_another_home_is_none_of_our_business(home: Home, launches: Launches) -> None:
-    launches.sleeper(SAGE_LAUNCH='{"home": "/elsewhere"}')
+    for text in ('{"home": "/elsewhere"}', "{broken", "[1]", "null", '{"version": 1}'):
+        launches.sleeper(SAGE_LAUNCH=text)
     assert scan(home).unreadable == ()
 
 
@@ -195,15 +200,29 @@ def test_ports_that_cannot_be_read_are_said_not_empty() -> None:
 def test_processes_that_vanish_midway_do_not_matter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    pids = [*psutil.pids(), gone.pid]
-    monkeypatch.setattr(processes.psutil, "pids", lambda: pids)
-    assert gone.pid not in scan(home).pids
+    names = [*os.listdir("/proc"), str(gone.pid)]
+    monkeypatch.setattr(processes.os, "listdir", lambda _: names)
+    table = scan(home)
+    assert gone.pid not in table.pids
+    assert os.getpid() in table.pids
 
 
-def test_the_home_may_be_moved_to_another_path_and_owns_nothing_there(
+def test_a_name_with_parentheses_and_spaces_is_no_riddle(
     home: Home, launches: Launches, tmp_path: Path
 ) -> None:
-    launches.start(make_mark(home), is_listening=False)
+    program = tmp_path / ") Z 1 (x"
+    program.symlink_to("/bin/sleep")
+    mark = make_mark(home)
+    process = subprocess.Popen([program, "600"], env={"SAGE_LAUNCH": codec.encode(mark).decode()})
+    launches.others.append(process)
+    eventually(lambda: scan(home).orphans != (), "the process became the program")
+    (orphan,) = scan(home).orphans
+    assert (orphan.mark, orphan.pids) == (mark, (process.pid,))
+
+
+def test_a_home_owns_nothing_of_another_one(home: Home, launches: Launches, tmp_path: Path) -> None:
+    mark = make_mark(home)
+    launches.start(mark, is_listening=False)
     table = scan(Home(tmp_path / "other"))
-    assert table.live == ()
-    assert len(table.foreign) == 1
+    assert (table.live, table.orphans) == ((), ())
+    assert [foreign.mark for foreign in table.foreign if foreign.mark.home == mark.home] == [mark]

@@ -15,6 +15,7 @@ from sage_reconcile.model.desired import (
 )
 from sage_reconcile.model.observed import (
     ExternalHealth,
+    Gap,
     Health,
     Mark,
     ObservedLaunch,
@@ -95,6 +96,7 @@ def test_a_backend_says_all_that_the_gateway_needs() -> None:
             "ready",
             weight=3,
             max_concurrent=9,
+            node="here",
         ),
     )
     assert table.routes == tuple(
@@ -128,6 +130,34 @@ def test_not_seen_is_not_absent(before: str) -> None:
     published = replace(published, backends=(replace(published.backends[0], state=before),))
     table = routing_table(want, observed(launch(health=Health.UNKNOWN), routing=published))
     assert states(table) == {"l1": before}
+
+
+@pytest.mark.parametrize(
+    ("gap", "is_kept"),
+    [
+        (Gap("here", "processes", "no /proc"), True),
+        (Gap("here", "node", "unreachable"), True),
+        (Gap("there", "demo/chat#0", "its mark cannot be read"), True),
+        (Gap("there", "processes", "no /proc"), False),
+        (Gap("here", "gpus", "no driver"), False),
+        (Gap("here", "demo/chat#1", "its mark cannot be read"), False),
+    ],
+)
+def test_a_blind_look_withdraws_nothing(gap: Gap, is_kept: bool) -> None:
+    want = desired(engine("chat"))
+    before = routing_table(want, observed(launch()))
+    after = routing_table(want, observed(routing=before, gaps=(gap,)))
+    assert after == (before if is_kept else routing_table(want, observed()))
+
+
+def test_a_blind_look_still_drains_what_is_no_longer_wanted() -> None:
+    gap = Gap("here", "processes", "no /proc")
+    before = routing_table(desired(engine("chat")), observed(launch()))
+    gone = routing_table(desired(), observed(routing=before, gaps=(gap,)))
+    assert (pools(gone), states(gone)) == ({}, {"l1": "draining"})
+    withdrawn = frozenset({before.backends[0].id})
+    held = routing_table(desired(engine("chat")), observed(routing=before, gaps=(gap,)), withdrawn)
+    assert (pools(held), states(held)) == ({"m": ["l1"]}, {"l1": "draining"})
 
 
 def test_replicas_share_a_route() -> None:
