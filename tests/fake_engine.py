@@ -150,6 +150,7 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
         else:
             message = {"role": "assistant", "content": ARGS.answer}
+            choice = {"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}
             self.reply(
                 200,
                 {
@@ -157,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
                     "object": "chat.completion",
                     "created": 1,
                     "model": ARGS.model,
-                    "choices": [{"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}],
+                    "choices": [choice],
                     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
                     "echo": {"path": self.path, "body": raw.decode(), "headers": dict(self.headers)},
                 },

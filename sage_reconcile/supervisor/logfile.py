@@ -1,12 +1,14 @@
 """The engine's output on disk: rotated by size, reopened when deleted, never in the engine's way."""
 
 import os
+import re
 from collections import deque
 from pathlib import Path
 
 from sage_reconcile.supervisor import records
 
 TAIL_BYTES = 64 * 1024
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class EngineLog:
@@ -51,8 +53,8 @@ class EngineLog:
         self._put(data)
 
     def tail(self) -> list[str]:
-        """The last lines of this attempt. A progress bar's carriage returns end lines too."""
-        text = b"".join(self._tail)[-TAIL_BYTES:].decode(errors="replace")
+        """The last lines of this attempt, without colours; a progress bar's carriage returns end lines."""
+        text = COLOUR.sub("", b"".join(self._tail)[-TAIL_BYTES:].decode(errors="replace"))
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
     def upkeep(self) -> None:

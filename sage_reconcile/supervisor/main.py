@@ -1,5 +1,6 @@
 """A supervisor's own start: detach, take the order, say so, then do nothing but serve the launch."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -35,12 +36,14 @@ def answer(plain: dict[str, object]) -> None:
 def redirect(directory: Path) -> None:
     """stdin and stdout to nothing, stderr to supervisor.log; this ends what the caller waits for."""
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(log, 2)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
     os.close(null)
-    os.close(log)
+    # A disk that is full at this moment must not keep the engine from starting.
+    with contextlib.suppress(OSError):
+        log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sage_reconcile.supervisor.order import Health, Target
 
+TIMED_OUT = "no answer in time"
 MAX_BODY = 8 * 1024 * 1024
 # What engines answer to a chat request when their model has no chat template, or they have no such path.
 NO_CHAT = (400, 404, 405, 422)
@@ -168,7 +169,7 @@ def _refusal(what: str, status: int, body: bytes) -> str:
 
 def describe(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return TIMED_OUT
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens on its port"
     if isinstance(error, OSError):

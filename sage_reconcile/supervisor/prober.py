@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from sage_reconcile.supervisor.order import Target
-from sage_reconcile.supervisor.probe import Client, Look
+from sage_reconcile.supervisor.probe import TIMED_OUT, Client, Look
 
 # Beyond the deadline that the sockets keep themselves; then the connection is torn from under the thread.
 GRACE = 1.0
@@ -54,7 +54,7 @@ class Prober:
             return None
         look = self._asking.look
         if look is None and time.monotonic() >= self.deadline:
-            look = Look(False, "no answer in time")
+            look = Look(False, TIMED_OUT)
         if look is not None:
             self.cancel()
         return look

@@ -4,11 +4,11 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from sage_reconcile.supervisor import engine as engines
 from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.events import Events
+from sage_reconcile.supervisor.exits import End, exit_record, judge
 from sage_reconcile.supervisor.livefile import LiveFile
 from sage_reconcile.supervisor.logfile import EngineLog
 from sage_reconcile.supervisor.order import Order
@@ -16,30 +16,14 @@ from sage_reconcile.supervisor.prober import Prober
 from sage_reconcile.supervisor.records import Records
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.restarts import Restarts
-from sage_reconcile.supervisor.verdicts import Verdict, verdict
+from sage_reconcile.supervisor.verdicts import Verdict
 from sage_reconcile.supervisor.watcher import Watcher
 
 TICK = 0.5
 GRACE = 2.0
 STUCK = 10.0
-TAIL_LINES = 20
-
-
-class End(NamedTuple):
-    """How one attempt ended. `reason` is "exited", "hung", "late", "stopped" or "refused" (never ran)."""
-
-    reason: str
-    was_ready: bool
-    pid: int | None = None
-    code: int | None = None
-    signal: int | None = None
-    message: str = ""
-
-    @property
-    def summary(self) -> str:
-        if self.reason == "exited":
-            return f"killed by signal {self.signal}" if self.signal else f"exited with code {self.code}"
-        return self.message
+# Output of an ended engine that may still be in the pipe, and far more.
+LAST_CHUNKS = 1024
 
 
 class Supervisor:
@@ -55,7 +39,7 @@ class Supervisor:
         self.events = Events(self.log.write)
         self.prober = Prober(order.target, self.events.wake)
         self.restarts = Restarts()
-        self.redactor = Redactor([*order.env.items(), *order.target.headers.items()])
+        self.redactor = Redactor([*order.env.items(), *order.target.headers.items()], order.argv)
         self.engine: engines.Engine | None = None
         self.was_ever_ready = False
         self._kept_up = 0.0
@@ -88,38 +72,37 @@ class Supervisor:
             return self._live()
         except BaseException as error:
             self._end_tree(0.0)
-            fault = Verdict(
-                f"the supervisor failed: {error!r}", "this is a fault of sage: see supervisor.log"
-            )
-            self._record_exit(End("exited", self.was_ever_ready), fault, "")
+            hint = "this is a fault of sage: please report what supervisor.log says"
+            fault = Verdict(f"the supervisor failed: {error!r}", hint)
+            self._record_exit(End("exited", self.was_ever_ready), fault)
             raise
 
     def _live(self) -> int:
         header = f"launch {self.order.launch} of {self.order.name}, supervisor {self.pid}"
         while True:
             end = self._attempt(header)
-            self._end_tree(GRACE)
-            known = self._judge(end)
+            self._clean_up(end)
             if self.events.stops:
-                return self._leave(end, known)
+                return self._leave_stopped(end)
+            known = judge(end, self.log.tail())
             delay, why = self._next(end)
-            self._record_exit(end, known, why)
-            self._forget_engine()
+            self._record_exit(end, Verdict(known.cause, f"{known.hint}; {why}"))
             if delay is None:
-                return self._leave(end, known, why)
-            if not self._back_off(delay, f"{end.summary}; {why}"):
-                return self._leave(end, known)
-            header = (
-                f"attempt {self.restarts.total + 1} of launch {self.order.launch}: the last one {end.summary}"
-            )
+                self._tell(state="exited", message=f"{known.cause or end.summary}; {why}")
+                return 1
+            self._back_off(delay, f"{end.summary}; {why}")
+            if self.events.stops:
+                return self._leave_stopped(end)
+            number = self.restarts.total + 1
+            header = f"attempt {number} of launch {self.order.launch}: the last one {end.summary}"
 
     def _attempt(self, header: str) -> End:
-        """Starts the engine and follows it to its end; only its main process need be gone afterwards."""
+        """Starts the engine and follows it to its end; children of it may be left."""
         self.log.begin(header)
         try:
             self.engine = engines.start(self.order, self.events.output)
         except OSError as error:
-            return End("refused", False, message=f"cannot start: {error.strerror}: {error.filename}")
+            return End("refused", False, message=f"cannot start: {error}")
         self.events.follow(self.engine.pid)
         watcher = Watcher(self.prober)
         plain = {"pid": self.engine.pid, "started": self.engine.started}
@@ -156,38 +139,29 @@ class Supervisor:
             self.restarts.forget()
 
     def _end_of(self, engine: engines.Engine, reason: str, watcher: Watcher) -> End:
-        status = self.events.main_status
-        how = os.waitstatus_to_exitcode(status) if status is not None else None
-        message = ""
+        message = "stopped" if reason == "stopped" else ""
         if refusal := engine.start_error():
             reason, message = "refused", refusal
         elif reason == "late":
             timeout = self.live_file.live.health.startup_timeout
             message = f"not ready within {timeout:g} s; its last probe: {watcher.message}"
         elif reason == "hung":
-            message = f"hung: no answer and no progress; its last probe: {watcher.message}"
-        elif reason == "stopped":
-            message = "stopped"
-        return End(
-            reason=reason,
-            was_ready=watcher.was_ready,
-            pid=engine.pid,
-            code=how if how is not None and how >= 0 else None,
-            signal=-how if how is not None and how < 0 else None,
-            message=self.redactor.clean(message),
-        )
+            message = f"no answer and no progress; its last probe: {watcher.message}"
+        end = End(reason, watcher.was_ready, engine.pid, message=self.redactor.clean(message))
+        return end.with_status(self.events.main_status)
 
-    def _judge(self, end: End) -> Verdict:
-        self.events.read_output(1 << 10)
-        if end.reason == "refused":
-            return Verdict(end.message, "check the command, cwd and the runtime's python in the stack file")
-        if end.reason == "late":
-            return Verdict(
-                "not ready in time", f"{end.message}; raise health.startup_timeout or read the log"
-            )
-        if end.reason == "hung":
-            return Verdict("hung", f"{end.message}; its log shows what it did last")
-        return verdict(self.log.tail(), end.code, end.signal)
+    def _clean_up(self, end: End) -> None:
+        """Nothing of the attempt is left afterwards, but its output."""
+        if not self.events.stops:
+            # What it had been routed for, it cannot serve now, even before its last process is gone.
+            state = "failing" if end.was_ready else "starting"
+            self._tell(state=state, ready_at=None, message=end.summary)
+        self._end_tree(GRACE)
+        self.events.read_output(LAST_CHUNKS)
+        if self.engine is not None:
+            self.engine.close()
+        self.engine = None
+        self._launch["engine"] = None
 
     def _next(self, end: End) -> tuple[float | None, str]:
         """Seconds to the next attempt, or None to leave; and why, in words."""
@@ -201,17 +175,14 @@ class Supervisor:
             return None, f"gave up: max_attempts ({restart.max_attempts}) restarts used up"
         return delay, f"restart {self.restarts.total} follows in {delay:.1f} s"
 
-    def _back_off(self, delay: float, message: str) -> bool:
-        """False when a stop came in between."""
+    def _back_off(self, delay: float, message: str) -> None:
+        """Returns after `delay` seconds, or when a stop came in between."""
         until = time.monotonic() + delay
         at = time.time() + delay
-        self._tell(
-            state="backoff", message=message, ready_at=None, next_attempt_at=at, restarts=self.restarts.total
-        )
+        self._tell(state="backoff", message=message, next_attempt_at=at, restarts=self.restarts.total)
         while (remaining := until - time.monotonic()) > 0 and not self.events.stops:
             self._wait(min(TICK, remaining))
         self._launch["next_attempt_at"] = None
-        return not self.events.stops
 
     def _stop_engine(self) -> None:
         """SIGTERM, then as long as `drain` allows; a second stop cuts it short."""
@@ -251,35 +222,13 @@ class Supervisor:
                 self._tell(state="stopping", message=f"does not end even when killed: process {stuck}")
             self._wait(0.02 if elapsed < 1.0 else 0.2)
 
-    def _leave(self, end: End, known: Verdict, why: str = "") -> int:
-        self._forget_engine()
-        if self.events.stops:
-            self._record_exit(end, Verdict("stopped", self._stop_note), "")
-            self._tell(state="exited", message="stopped")
-            return 0
-        self._tell(state="exited", message=f"{known.cause or end.summary}; {why}")
-        return 1
+    def _leave_stopped(self, end: End) -> int:
+        self._record_exit(end, Verdict("stopped", self._stop_note))
+        self._tell(state="exited", message="stopped")
+        return 0
 
-    def _forget_engine(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
-        self.engine = None
-        self._launch["engine"] = None
-
-    def _record_exit(self, end: End, known: Verdict, why: str) -> None:
-        tail = [self.redactor.clean(line)[:1000] for line in self.log.tail()[-TAIL_LINES:]]
-        record: dict[str, object] = {
-            "version": 1,
-            "at": time.time(),
-            "launch": self.order.launch,
-            "pid": end.pid,
-            "code": end.code,
-            "signal": end.signal,
-            "was_ready": end.was_ready,
-            "cause": self.redactor.clean(known.cause),
-            "hint": self.redactor.clean("; ".join(text for text in (known.hint, why) if text)),
-            "tail": tail,
-        }
+    def _record_exit(self, end: End, known: Verdict) -> None:
+        record = exit_record(self.order.launch, end, known, self.log.tail(), self.redactor)
         self.records.put("exit.json", record)
 
     def _tell(self, **changes: object) -> None:

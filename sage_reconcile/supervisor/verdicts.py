@@ -26,7 +26,7 @@ def _rule(pattern: str, cause: str, hint: str) -> Rule:
 # also reported by whatever had asked for the memory. `{1}` in a text is the pattern's group.
 RULES = (
     _rule(
-        r"address already in use|errno 98\b|port \d+ is (?:already )?(?:in use|occupied)",
+        r"address already in use|errno 98\b|port \d+ is (?:already )?(?:in use|occupied)|couldn'?t bind\b",
         "address already in use",
         "another process holds the engine's port: end it, or choose another port in the stack file",
     ),
@@ -36,10 +36,8 @@ RULES = (
         "something else holds memory of this GPU: free it, or lower gpu_memory",
     ),
     _rule(
-        r"no available memory for the cache blocks"
-        r"|(?:kv cache|kv-cache)\b.*(?:is larger than|larger than the available|needed).*"
-        r"|max(?:imum)? (?:seq|model)[ _]len.*(?:larger than|exceeds?).*kv cache"
-        r"|to serve at least one request with the model'?s max seq(?:uence)? len",
+        r"no available memory for the cache blocks|kv cache is needed, which is larger than the available"
+        r"|max seq len\b.* is larger than the maximum number of tokens that can be stored in kv cache",
         "KV cache does not fit",
         "lower max-model-len or raise gpu_memory",
     ),
@@ -53,6 +51,16 @@ RULES = (
         "disk full",
         "free space where the model cache and the temporary files lie",
     ),
+    # Before the gated ones: the hub answers 401 for a repository that does not exist, too.
+    _rule(
+        r"repositorynotfounderror|repository not found"
+        r"|is not a local folder and is not a valid model identifier"
+        r"|hfvalidationerror|entrynotfounderror|couldn'?t connect to '?https?://\S*(?:huggingface|hf)"
+        r"|incorrect path_or_model_id|does not appear to have a file named"
+        r"|no such file or directory: '?\S*(?:config\.json|\.safetensors|\.gguf|tokenizer\S*)",
+        "model not found",
+        "check the model's name or path, and HF_TOKEN if it is private; offline it has to be in the cache",
+    ),
     _rule(
         r"gatedrepoerror|gated repo|access to model .* is restricted|(?:401|403) client error"
         r"|invalid (?:user token|username or password)|you must (?:be authenticated|have access)",
@@ -60,15 +68,8 @@ RULES = (
         "accept the model's licence on its hub page and pass a valid HF_TOKEN in env",
     ),
     _rule(
-        r"repositorynotfounderror|repository not found"
-        r"|is not a local folder and is not a valid model identifier"
-        r"|hfvalidationerror|entrynotfounderror|localentrynotfounderror|couldn'?t connect to .*huggingface"
-        r"|incorrect path_or_model_id|(?:model|repo)\b.* does not (?:exist|appear to have)",
-        "model not found",
-        "check the model's name or path; without network it has to be in the local cache",
-    ),
-    _rule(
-        r"(?:modulenotfounderror: )?no module named '?([\w.]+)'?",
+        # As an error, not as vLLM's warnings about optional modules quote it.
+        r"modulenotfounderror: no module named '?([\w.]+)|\bpython[\d.]*: no module named '?([\w.]+)",
         "no module named {1}",
         "install {1} in the Python environment of the engine's runtime",
     ),
@@ -78,8 +79,7 @@ RULES = (
         "this version of the engine does not know: {1}; check args in the stack file",
     ),
     _rule(
-        r"(?:head[ _]?(?:size|dim)\D{0,30}\d*\D{0,20}(?:is )?(?:not supported|unsupported))"
-        r"|unsupported head[ _]?(?:size|dim)",
+        r"\bhead[ _]?(?:size|dim)\b.{0,40}(?:not supported|unsupported)|unsupported head[ _]?(?:size|dim)",
         "unsupported head size",
         "this model's attention head size does not work with this attention backend: choose another backend",
     ),
@@ -92,7 +92,7 @@ RULES = (
     _rule(
         r"nvidia driver on your system is too old|driver version is insufficient|no kernel image is available"
         r"|undefined symbol: .*(?:c10|torch|at\d|cuda|cublas|nccl)"
-        r"|libcud\w+\.so[\d.]*: cannot open shared object"
+        r"|lib(?:cu\w+|nccl|nvrtc)\.so[\d.]*: cannot open shared object|unsupported display driver"
         r"|torch not compiled with cuda enabled|cuda driver initialization failed|found no nvidia driver"
         r"|the detected cuda version .* mismatches",
         "torch, CUDA and driver do not match",
@@ -110,6 +110,8 @@ KILLED = Verdict(
     "look for the out-of-memory killer in the kernel's log (dmesg); give the engine less memory",
 )
 CRASHED = "crashed ({})"
+# A traceback, and a second one of the process that waited for the first.
+LINES = 300
 CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 UNKNOWN = Verdict("", "read the engine's last log lines: sage logs --previous")
 
@@ -122,10 +124,12 @@ def verdict(tail: Sequence[str], code: int | None, number: int | None) -> Verdic
     if code == 0:
         return Verdict("", "the engine ended by itself, without an error")
     for rule in RULES:
-        for line in reversed(tail):
+        for line in reversed(tail[-LINES:]):
             match = rule.pattern.search(line)
             if match:
                 return _fill(rule.verdict, match)
+    if code is not None and code > 128:
+        number = code - 128  # a shell in between tells its child's signal so
     if number == signal.SIGKILL:
         return KILLED
     if number in CRASH_SIGNALS:

@@ -26,7 +26,8 @@ class Vitals:
 
     def take(self, look: Look, failures: int) -> str:
         """ "ready", "failing" or "hung" after one more look."""
-        has_moved = look.tokens is not None and self._tokens is not None and look.tokens != self._tokens
+        is_comparable = look.tokens is not None and self._tokens is not None
+        has_moved = is_comparable and look.tokens != self._tokens
         was_canary = self.wants_canary(failures)
         if look.tokens is not None:
             self._tokens, self._knows_metrics = look.tokens, True
@@ -34,7 +35,7 @@ class Vitals:
             self._knows_metrics = False
         if look.is_ok or has_moved:
             self.misses = 0
-            is_stalled = bool(look.running) and not has_moved and look.tokens is not None and not was_canary
+            is_stalled = bool(look.running) and is_comparable and not has_moved and not was_canary
             self.stalls = self.stalls + 1 if is_stalled else 0
             return "ready"
         self.misses += 1

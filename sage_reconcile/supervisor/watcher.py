@@ -12,6 +12,9 @@ FIRST_POLL = 0.2
 LONGEST_POLL = 2.0
 # The first token of a cold model may take long, and so may one of an engine that serves many others.
 LONGEST_ANSWER = 60.0
+# A question that the end of the startup budget cuts shorter than this says nothing by its timeout.
+HASTY = 5.0
+NOT_ASKED = "not asked yet"
 # A canary stands in line behind the requests that are being served: so many times the health timeout.
 CANARY_FACTOR = 6
 
@@ -26,13 +29,14 @@ class Watcher:
         now = time.monotonic()
         self.prober = prober
         self.state = "starting"
-        self.message = "not asked yet"
+        self.message = NOT_ASKED
         self.ready_since: float | None = None
         self.was_ready = False
         self.next_at = now
         self._started = now
         self._asked_at = now
         self._poll = FIRST_POLL
+        self._is_hasty = False
         self._vitals = Vitals()
 
     def step(self, live: Live) -> None:
@@ -62,6 +66,7 @@ class Watcher:
         self._asked_at = now
         if not self.was_ready:
             remaining = self._started + health.startup_timeout - now
+            self._is_hasty = remaining < HASTY
             self.prober.ask(partial(probe.ask_ready, health=health), min(LONGEST_ANSWER, remaining))
             return
         is_canary = health.probe != "http" and self._vitals.wants_canary(health.failures)
@@ -81,7 +86,9 @@ class Watcher:
             state = "starting"
             self.next_at = now + self._poll
             self._poll = min(self._poll * 1.5, LONGEST_POLL)
-        self.message = look.message
+        was_cut_short = state == "starting" and self._is_hasty and look.message == probe.TIMED_OUT
+        if self.message == NOT_ASKED or not was_cut_short:
+            self.message = look.message
         if state == "ready" and self.state != "ready":
             self.ready_since = now
         elif state != "ready":

@@ -1,4 +1,4 @@
-"""Real launches for the tests: a real supervisor and the real fake engine, ended and counted after each test."""
+"""Real launches for the tests: a real supervisor and the fake engine, all ended after each test."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a supervisor does about engines that fail: before they were ready, after, again and again, or by hanging."""
+"""Engines that fail: before they were ready, after, again and again, or by hanging."""
 
 import os
 import signal

@@ -1,0 +1,308 @@
+"""The parts that need no process: restarts, vitals, probes against odd servers, live settings, redaction."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_reconcile.supervisor.livefile import LiveFile
+from sage_reconcile.supervisor.order import Health, OrderError, Restart, Target, parse, parse_live
+from sage_reconcile.supervisor.probe import Client, Look, ask_ready, read_metrics
+from sage_reconcile.supervisor.prober import Prober
+from sage_reconcile.supervisor.redact import Redactor
+from sage_reconcile.supervisor.restarts import Restarts
+from sage_reconcile.supervisor.vitals import HUNG_FACTOR, Vitals
+from tests.supervisor.conftest import LIVE, free_port, until
+
+HEALTH = Health("generate", "/health", 10.0, 1.0, 1.0, 3)
+GOOD = Look(True)
+BAD = Look(False, "no answer in time")
+
+
+def busy(tokens: float, is_ok: bool = True, running: float = 1.0) -> Look:
+    return Look(is_ok, "", tokens, running)
+
+
+# Restarts
+
+
+@given(
+    attempts=st.integers(0, 6),
+    backoff=st.floats(0.0, 10.0),
+    cap=st.floats(0.0, 100.0),
+    was_ready=st.booleans(),
+)
+def test_never_more_attempts_nor_longer_waits_than_allowed(
+    attempts: int, backoff: float, cap: float, was_ready: bool
+) -> None:
+    restarts = Restarts()
+    settings = Restart("always", attempts, 100.0, backoff, cap)
+    delays = [restarts.next_delay(0.0, was_ready, settings) for _ in range(attempts)]
+    assert all(
+        delay is not None and 0.0 <= delay <= min(cap, backoff * 2**n) for n, delay in enumerate(delays)
+    )
+    assert restarts.next_delay(0.0, was_ready, settings) is None
+    assert restarts.total == attempts
+
+
+def test_attempts_leave_the_window_only_when_it_was_ready_in_between() -> None:
+    settings = Restart("always", 2, 10.0, 1.0, 1.0)
+    restarts = Restarts()
+    assert [restarts.next_delay(at, False, settings) is None for at in (0, 20, 40)] == [False, False, True]
+    assert restarts.next_delay(60, True, settings) is not None
+
+
+def test_forgetting_gives_all_attempts_back() -> None:
+    settings = Restart("always", 1, 1e9, 0.0, 0.0)
+    restarts = Restarts()
+    assert restarts.next_delay(0, True, settings) == 0.0
+    assert restarts.next_delay(1, True, settings) is None
+    restarts.forget()
+    assert restarts.next_delay(2, True, settings) == 0.0
+
+
+# Vitals
+
+
+def test_misses_make_it_failing_and_then_hung() -> None:
+    vitals = Vitals()
+    states = [vitals.take(BAD, 3) for _ in range(3 * HUNG_FACTOR)]
+    assert states == ["ready"] * 2 + ["failing"] * 9 + ["hung"]
+
+
+def test_one_answer_forgives_all_misses() -> None:
+    vitals = Vitals()
+    assert [vitals.take(look, 2) for look in (BAD, BAD, GOOD, BAD, BAD)] == [
+        "ready",
+        "failing",
+        "ready",
+        "ready",
+        "failing",
+    ]
+
+
+def test_moving_tokens_prove_work_behind_missed_probes() -> None:
+    vitals = Vitals()
+    vitals.take(busy(0), 1)
+    assert all(vitals.take(busy(n, is_ok=False), 1) == "ready" for n in range(1, 50))
+    assert vitals.take(busy(49, is_ok=False), 1) == "failing"
+
+
+def test_requests_without_tokens_ask_for_a_canary_and_its_answer_settles_it() -> None:
+    vitals = Vitals()
+    for _ in range(4):
+        vitals.take(busy(5), 3)
+    assert vitals.wants_canary(3)
+    assert vitals.take(busy(6), 3) == "ready"
+    assert not vitals.wants_canary(3)
+
+
+def test_a_canary_that_gets_no_answer_leads_to_hung() -> None:
+    vitals = Vitals()
+    for _ in range(4):
+        vitals.take(busy(5), 3)
+    states = []
+    for _ in range(3 * HUNG_FACTOR):
+        assert vitals.wants_canary(3)
+        states.append(vitals.take(busy(5, is_ok=False), 3))
+    assert states[-1] == "hung"
+
+
+def test_an_idle_engine_never_stalls() -> None:
+    vitals = Vitals()
+    for _ in range(100):
+        vitals.take(busy(5, running=0), 1)
+    assert not vitals.wants_canary(1)
+
+
+def test_an_engine_without_counters_is_asked_for_them_once() -> None:
+    vitals = Vitals()
+    vitals.take(BAD, 3)
+    assert vitals.wants_metrics
+    vitals.take(GOOD, 3)
+    assert not vitals.wants_metrics
+
+
+# Probes against servers that are not what they should be
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Client]]:
+    """A server that answers every connection with these bytes, slowly if asked; gives a client of it."""
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+    over = threading.Event()
+
+    def answer(listener: socket.socket, data: bytes, pause: float) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                pieces = [data[i : i + 1] for i in range(len(data))] if pause else [data]
+                for piece in pieces:
+                    try:
+                        connection.sendall(piece)
+                    except OSError:
+                        break
+                    if over.wait(pause):
+                        return
+
+    def make(data: bytes, pause: float = 0.0, timeout: float = 5.0) -> Client:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+        threads.append(threading.Thread(target=answer, args=(listener, data, pause)))
+        threads[-1].start()
+        return Client(Target("127.0.0.1", listener.getsockname()[1], "m", {}), time.monotonic() + timeout)
+
+    yield make
+    over.set()
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for thread in threads:
+        thread.join()
+
+
+def http(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: BadStatusLine"),
+        (b"", "connection failed: Remote end closed connection without response"),
+        (http(b"<html>"), "unreadable answer: JSONDecodeError"),
+        (http(b"{}"), "answered 200 without a choice"),
+        (http(b"[]"), "answered 200 without a choice"),
+        (http(b'{"choices": []}'), "answered 200 without a choice"),
+        (http(b"loading\nstill", "503 Service Unavailable"), "answered 503: loading still"),
+        (
+            http(b"x", "404 Not Found"),
+            "/v1/chat/completions answered 404: x; POST /v1/completions answered 404: x",
+        ),
+        (http(b'{"a": 1}')[:-3], "unreadable answer: JSONDecodeError"),
+    ],
+)
+def test_odd_answers_are_not_ready_and_say_why(
+    serve: Callable[..., Client], reply: bytes, message: str
+) -> None:
+    look = ask_ready(serve(reply), HEALTH)
+    assert not look.is_ok
+    assert message in look.message
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": []}]}', b'{"data": [7]}'])
+def test_an_empty_vector_is_not_ready(serve: Callable[..., Client], body: bytes) -> None:
+    look = ask_ready(serve(http(body)), HEALTH._replace(probe="embed"))
+    assert look == Look(False, "POST /v1/embeddings answered 200 without a vector")
+
+
+def test_nothing_listens() -> None:
+    client = Client(Target("127.0.0.1", free_port(), "m", {}), time.monotonic() + 5.0)
+    assert ask_ready(client, HEALTH) == Look(False, "nothing listens on its port")
+
+
+def test_an_answer_that_drips_for_ever_is_cut_off(
+    serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sage_reconcile.supervisor.prober.GRACE", 0.1)
+    target = serve(http(b"x" * 10_000), pause=0.05).target
+    woken = threading.Event()
+    prober = Prober(target, woken.set)
+    before = threading.active_count()
+    prober.ask(lambda client: ask_ready(client, HEALTH), 0.2)
+    assert until("an answer", prober.answer) == Look(False, "no answer in time")
+    until("the thread ends", lambda: threading.active_count() < before + 1)
+    assert woken.is_set()
+    assert prober.answer() is None
+
+
+def test_metrics_of_several_engines_and_labels_with_spaces(serve: Callable[..., Client]) -> None:
+    body = b"""# HELP vllm:generation_tokens_total Number of generation tokens.
+vllm:generation_tokens_total{model_name="a b",engine="0"} 12.0
+vllm:generation_tokens_total{model_name="a b",engine="1"} 3.0 1395066363000
+vllm:prompt_tokens_total{model_name="a"} 1e2
+vllm:generation_tokens_created{model_name="a"} 1.7e9
+vllm:request_success_total{finished_reason="stop"} 5.0
+vllm:num_requests_running{engine="0"} 2.0
+vllm:num_requests_running{engine="1"} NaN_is_not_here
+broken line
+"""
+    assert read_metrics(serve(http(body))) == (115.0, 2.0)
+    assert read_metrics(serve(http(b"up 1\n"))) == (None, None)
+    assert read_metrics(serve(http(b"", "404 Not Found"))) == (None, None)
+
+
+# Order, live settings, redaction
+
+
+def test_live_settings_round_trip() -> None:
+    plain = {**LIVE, "drain": 3.0}
+    assert parse_live(plain).plain() == plain
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("health", {"failures": 0}, "live.health.failures: expected a whole number of at least 1, got 0"),
+        ("health", {"interval": 0}, "live.health.interval: expected a number of at least 0.05, got 0"),
+        ("health", {"timeout": float("nan")}, "live.health.timeout: expected a number"),
+        ("health", {"timeout": True}, "live.health.timeout: expected a number"),
+        ("health", {"probe": "ping"}, "live.health.probe: expected one of generate, embed, http, got 'ping'"),
+        (
+            "restart",
+            {"policy": None},
+            "live.restart.policy: expected one of always, on-failure, never, got nothing",
+        ),
+    ],
+)
+def test_bad_live_settings_name_the_field(part: str, change: dict[str, object], message: str) -> None:
+    plain = {**LIVE, "drain": 3.0, part: LIVE[part] | change}
+    with pytest.raises(OrderError, match=message):
+        parse_live(plain)
+
+
+def test_half_an_order_is_refused() -> None:
+    with pytest.raises(OrderError, match="not whole JSON"):
+        parse(b'{"mark": {"launch"')
+
+
+def test_a_live_file_is_read_once_per_change(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    file = LiveFile(path, parse_live({**LIVE, "drain": 1.0}))
+    assert file.poll() == ""
+    path.write_text("{")
+    assert "not taken" not in file.poll()[:3]
+    assert file.poll() == ""
+    path.write_text(json.dumps({**LIVE, "drain": 2.0}))
+    assert file.poll() == ""
+    assert file.live.drain == 2.0
+    path.unlink()
+    assert file.poll() == ""
+    assert file.live.drain == 2.0
+
+
+def test_secrets_are_hidden_and_paths_are_not() -> None:
+    redactor = Redactor(
+        [
+            ("HF_TOKEN", "hf_abcdef"),
+            ("API_KEY", "hf_abcdef-longer"),
+            ("Authorization", "Bearer sk-123456"),
+            ("HOME", "/home/user"),
+            ("KEY_COUNT", "8"),
+        ],
+        ["engine", "--api-key", "opt-secret1", "--hf-token=opt-secret2", "--tokenizer", "/home/tokenizer"],
+    )
+    text = "8 of /home/user: hf_abcdef-longer hf_abcdef 'Bearer sk-123456' key=sk-123456"
+    assert redactor.clean(text) == "8 of /home/user: *** *** '***' key=***"
+    assert redactor.clean("opt-secret1 opt-secret2 /home/tokenizer") == "*** *** /home/tokenizer"
