@@ -31,6 +31,9 @@ TICK = 0.1
 STOP_GRACE = 15.0
 """Seconds that a supervisor gets beyond its drain budget before its launch is ended for it."""
 
+LOG_BYTES = 50 * 1024 * 1024
+LOGS_KEPT = 3
+
 MEMORY_GRACE = 30.0
 """Seconds that the driver gets to give the memory of dead processes back."""
 
@@ -81,6 +84,7 @@ class LocalHands:
             "cwd": working_directory(spec),
             "directory": str(directory),
             "live": codec.to_plain(order.live),
+            "log": {"max_bytes": LOG_BYTES, "keep": LOGS_KEPT},
             "probe": {
                 "url": order.placement.url,
                 "model": line.model,

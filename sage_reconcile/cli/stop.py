@@ -42,7 +42,7 @@ def stop(
             if force:
                 own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
                 desired = replace(desired, engines=own)
-            found.append(plan_for(desired, observed, Policy(targets=wanted)))
+            found.append(plan_for(desired, observed, Policy(targets=wanted, stop_cause="stop asked for")))
         return _apply_all(found, host, Options(), yes or not sys.stdin.isatty())
 
 

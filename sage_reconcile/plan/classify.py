@@ -23,6 +23,7 @@ class Case:
     hold: str | None = None
     misplaced: str | None = None
     is_restart: bool = False
+    stop_cause: str = ""
     last_exit: LastExit | None = None
     at: float = 0.0
     routing: RoutingTable | None = None
@@ -66,7 +67,7 @@ def keep_external(case: Case) -> Decision | None:
 def stop_what_is_to_be_stopped(case: Case) -> Decision | None:
     if case.engine.state is not EngineState.STOPPED:
         return None
-    return Decision(Verdict.STOP, "state: stopped") if case.launch else Decision(Verdict.KEEP, "stopped")
+    return Decision(Verdict.STOP, case.stop_cause) if case.launch else Decision(Verdict.KEEP, "stopped")
 
 
 def start_what_is_missing(case: Case) -> Decision | None:

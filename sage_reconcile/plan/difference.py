@@ -45,7 +45,7 @@ def _flat(value: object) -> dict[str, object]:
 
 
 def _walk(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if path in _PAIRS and isinstance(value, list):
+    if path in _PAIRS and isinstance(value, list | tuple):
         value = dict(value)
     if isinstance(value, dict):
         for key, item in value.items():
@@ -56,12 +56,8 @@ def _walk(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _word(values: dict[str, object], key: str) -> str:
     value = values.get(key)
-    if value is None or value == []:
+    if value is None or value in ([], ()):
         return "(none)"
-    return (
-        " ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,9 +10,10 @@ class Policy:
     """`targets`: only these engines (and nothing else of the stack) are planned; None means all.
 
     `hold`: replicas that wait, with the reason (a watcher's backoff). `restart`: engines that get a new
-    process although nothing changed.
+    process although nothing changed. `stop_cause`: why engines whose state is stopped end, in words.
     """
 
     targets: frozenset[str] | None = None
     hold: tuple[tuple[ReplicaId, str], ...] = ()
     restart: frozenset[str] = frozenset()
+    stop_cause: str = "state: stopped"

@@ -149,6 +149,7 @@ class _Planning:
             launch=launch,
             hold=self._hold(replica, launch),
             misplaced=misplaced,
+            stop_cause=self.policy.stop_cause,
             is_restart=engine.name in self.policy.restart,
             last_exit=self.exits.get(replica),
             at=self.observed.at,
@@ -271,5 +272,5 @@ class _Planning:
                 continue
             cause = "superseded: left by an interrupted rollout"
             if engine.state is EngineState.STOPPED:
-                cause = "state: stopped"
+                cause = self.policy.stop_cause
             self._stop(launch, cause, engine.live.drain, (step.id,) if step else ())
