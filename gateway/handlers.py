@@ -96,6 +96,7 @@ def own_handlers(live: Live) -> list[HTTPRouteHandler]:
             "ready": is_ready,
             "routes": routes,
             "in_flight": live.in_flight.total(),
+            "held": live.held,
             "table": {"digest": live.source.digest, "fault": live.source.fault or None},
             "backend_faults": live.faults,
         }

@@ -35,6 +35,7 @@ class Live:
         self.backends: dict[str, Backend] = {}
         self.in_flight: Counter[str] = Counter()
         self.faults: dict[str, str] = {}
+        self.held = 0
         self._record = record
         self._authorization: dict[str, bytes] = {}
         self._turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
@@ -60,11 +61,14 @@ class Live:
                 parent = None
 
     async def wait_for_change(self, seconds: float) -> None:
-        """Returns when a new table was loaded, or after `seconds`."""
+        """Returns when a new table was loaded, or after `seconds`. Whoever waits is counted in `held`."""
+        self.held += 1
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
             pass
+        finally:
+            self.held -= 1
 
     def route(self, model: str) -> Route:
         """The route of a name. Raises RequestError (404) if there is none."""
