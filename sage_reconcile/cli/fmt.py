@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 def fmt(
     files: Annotated[
-        list[Path] | None, Parameter(help="Files; sage.yaml or stack.yaml when left out.")
+        list[Path] | None, Parameter(negative="", help="Files; sage.yaml or stack.yaml when left out.")
     ] = None,
     *,
     check: Annotated[

@@ -11,17 +11,20 @@ if TYPE_CHECKING:
 
 def validate(
     files: Annotated[
-        list[Path] | None, Parameter(help="Stack files; each one is a stack of its own.")
+        list[Path] | None, Parameter(negative="", help="Stack files; each one is a stack of its own.")
     ] = None,
     *,
     overlays: Annotated[
         list[Path] | None,
         Parameter(
-            name=["--file", "-f"], help="Files of one stack, each laid over those before; may be repeated."
+            name=["--file", "-f"],
+            negative="",
+            help="Files of one stack, each laid over those before; may be repeated.",
         ),
     ] = None,
     sets: Annotated[
-        list[str] | None, Parameter(name="--set", help="Override one value: engines.chat.replicas=2.")
+        list[str] | None,
+        Parameter(name="--set", negative="", help="Override one value: engines.chat.replicas=2."),
     ] = None,
     format: Annotated[
         Literal["text", "json", "github", "sarif", "junit"], Parameter(help="Notation of the report.")

@@ -1,9 +1,11 @@
 """Canonical layout of a stack file with its comments kept. The only importer of ruamel.yaml."""
 
 import io
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
 from sage_reconcile.errors import Fault, PermanentError, StackError
 from sage_reconcile.stack.yamltree import parse
@@ -36,11 +38,25 @@ def _round_trip(text: str, path: str) -> str:
     yaml = YAML(typ="rt")
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 4096
+    yaml.preserve_quotes = True
     output = io.StringIO()
     try:
-        yaml.dump(yaml.load(text), output)
+        document = yaml.load(text)
+        _double_quotes(document)
+        yaml.dump(document, output)
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise PermanentError(f"{path}: cannot be formatted: {reason}") from None
     lines = (line.rstrip() for line in output.getvalue().splitlines())
     return "\n".join(lines).strip("\n") + "\n"
+
+
+def _double_quotes(value: Any) -> None:
+    """Single quotes become double ones, in place, where that needs no escapes and loses no anchor."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(items):
+        if isinstance(item, SingleQuotedScalarString):
+            if not {'"', "\\"} & set(item) and item.anchor.value is None:
+                value[key] = DoubleQuotedScalarString(item)
+        else:
+            _double_quotes(item)

@@ -52,8 +52,8 @@ class Merged:
             if isinstance(listed, list):
                 self.document["engines"] = engines if isinstance(engines, list) else []
                 self._add_engines(index, listed)
-            elif listed is not None:
-                self.document["engines"] = listed
+            elif "engines" in layer.document:
+                self.document["engines"] = engines if listed is None else listed
         if includes:
             self.document.setdefault("include", includes)
 

@@ -62,7 +62,7 @@ def _default(value: Any) -> str:
     if value is None or value in ([], {}, ""):
         return ""
     if isinstance(value, dict):
-        return "see below"
+        return ""
     if isinstance(value, float):
         return f"`{value:g}`"
     return f"`{value}`"
@@ -81,7 +81,8 @@ def _is_common(option: dict[str, Any]) -> bool:
 
 def _option(option: dict[str, Any]) -> str:
     if "$ref" in option:
-        return "[map](#" + option["$ref"].rpartition("/")[2].lower() + ")"
+        name = str(option["$ref"]).rpartition("/")[2].lower()
+        return f"[map](#{name})" if name in {title for title, _, _ in _SECTIONS} else "map"
     if "const" in option:
         return f"`{option['const']}`"
     if "enum" in option:
@@ -94,9 +95,8 @@ def _option(option: dict[str, Any]) -> str:
         return f"{option['type']}, {option['minimum']} to {option['maximum']}"
     if "minimum" in option:
         return f"{option['type']} from {option['minimum']}"
-    return {"string": "text", "boolean": "`true`, `false`"}.get(
-        str(option.get("type")), str(option.get("type"))
-    )
+    kind = str(option.get("type"))
+    return {"string": "text", "boolean": "`true`, `false`"}.get(kind, kind)
 
 
 if __name__ == "__main__":
