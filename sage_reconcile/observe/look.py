@@ -99,7 +99,7 @@ class LocalEyes:
         except Exception as error:  # noqa: BLE001 - without processes nothing is known, whatever the reason
             reason = f"processes cannot be read: {error or type(error).__name__}"
             return ProcessTable(), {}, (Gap(self.node, "processes", reason), Gap(self.node, "ports", reason))
-        gaps = [Gap(self.node, note.replica or "processes", note.reason) for note in table.unreadable]
+        gaps = [Gap(self.node, "processes", note.reason) for note in table.unreadable]
         if table.ports is None:
             gaps.append(Gap(self.node, "ports", table.ports_error))
         return table, written, tuple(gaps)
@@ -153,8 +153,16 @@ class LocalEyes:
             since=record.since,
             ready_at=record.ready_at,
             restarts=record.restarts,
+            engine_pid=_engine_pid(live, record),
             live=record.live,
         )
+
+
+def _engine_pid(live: LiveLaunch, record: records.LaunchRecord) -> int | None:
+    """The supervisor knows its engine from workers that lost their parent and became its children."""
+    if record.engine is None:
+        return None
+    return record.engine.pid if record.engine.pid in live.pids else None
 
 
 async def _checked(live: LiveLaunch, record: records.LaunchRecord) -> tuple[Health, str]:

@@ -54,10 +54,9 @@ class LiveLaunch:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A process of ours whose mark cannot be read; `replica` as far as it can be told, else ""."""
+    """A process of ours whose mark cannot be read, as one of another version of sage."""
 
     pid: int
-    replica: str
     reason: str
 
 
@@ -114,7 +113,7 @@ def boot_id() -> str:
 
 
 def _read_all() -> dict[int, Process]:
-    """Read straight from /proc, two small files a process: psutil takes several times as long for the same."""
+    """Straight from /proc, two small files a process: psutil takes several times as long for the same."""
     booted = psutil.boot_time()
     found = {}
     for name in os.listdir("/proc"):
@@ -198,19 +197,22 @@ def _decoded(raw: str) -> Mark | ValueError:
 
 def _note(process: Process, error: ValueError, home: str) -> Unreadable | None:
     """None unless the mark, as far as it can be read, is this home's: others are none of our business."""
-    name = ""
     try:
         plain = json.loads(process.mark)
-        is_ours = plain["home"] == home
-        replica = plain["replica"]
-        name = f"{replica['stack']}/{replica['engine']}#{replica['replica']}"
     except ValueError:
-        is_ours = home in process.mark
-    except (KeyError, TypeError):
-        is_ours = isinstance(plain, dict) and plain.get("home") == home
-    if not is_ours:
+        plain = {"home": home} if home in process.mark else None
+    if not isinstance(plain, dict) or plain.get("home") != home:
         return None
-    return Unreadable(process.pid, name, f"process {process.pid} carries a mark that cannot be read: {error}")
+    return Unreadable(
+        process.pid, f"process {process.pid}{_whose(plain)} carries a mark that cannot be read: {error}"
+    )
+
+
+def _whose(plain: dict[str, Any]) -> str:
+    try:
+        return " of {stack}/{engine}#{replica}".format(**plain["replica"])
+    except (KeyError, TypeError):
+        return ""
 
 
 def _supervisor(marked: list[Process]) -> Process | None:

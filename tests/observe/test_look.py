@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sage_reconcile.home import Home
@@ -63,17 +64,18 @@ def test_an_idle_host(home: Home) -> None:
 
 def test_the_record_of_a_launch_tells_its_story(home: Home, launches: Launches) -> None:
     mark = make_mark(home)
-    supervisor = launches.start(mark)
-    directory = launches.write_record(mark, "ready")
+    supervisor = launches.start(mark, "--children", "1")
+    worker = psutil.Process(supervisor.pid).children(recursive=True)[-1].pid
+    directory = launches.write_record(mark, "ready", engine={"pid": worker, "started": 1.0})
     write_exit(directory, 50.0)
     launch = look_at_one(home)
-    assert launch.engine_pid in launch.pids
+    assert worker in launch.pids
     assert launch == ObservedLaunch(
         mark=mark,
         health=Health.READY,
         supervisor_pid=supervisor.pid,
         supervisor_started=launch.supervisor_started,
-        engine_pid=launch.engine_pid,
+        engine_pid=worker,
         pids=launch.pids,
         since=100.0,
         ready_at=120.0,
@@ -83,6 +85,16 @@ def test_the_record_of_a_launch_tells_its_story(home: Home, launches: Launches) 
         directory=str(directory),
         last_exit=LastExit(50.0, 1, None, True, tail=("last words",)),
     )
+
+
+@pytest.mark.parametrize("engine", [None, {"pid": 1, "started": 1.0}])
+def test_between_two_engines_there_is_no_engine_pid(
+    home: Home, launches: Launches, engine: dict[str, float] | None
+) -> None:
+    mark = make_mark(home)
+    launches.start(mark)
+    launches.write_record(mark, "backoff", engine=engine)
+    assert look_at_one(home).engine_pid is None
 
 
 @pytest.mark.parametrize("state", ["starting", "failing", "backoff", "stopping"])
@@ -187,12 +199,12 @@ def test_an_orphan_is_seen_with_its_processes(home: Home, launches: Launches) ->
     mark = make_mark(home)
     supervisor = launches.start(mark)
     launches.write_record(mark, "ready")
-    engine_pid = look_at_one(home).engine_pid
+    (engine,) = psutil.Process(supervisor.pid).children()
     supervisor.kill()
     supervisor.wait()
     seen = look(home)
     assert seen.launches == ()
-    assert [(orphan.mark, orphan.pids) for orphan in seen.orphans] == [(mark, (engine_pid,))]
+    assert [(orphan.mark, orphan.pids) for orphan in seen.orphans] == [(mark, (engine.pid,))]
 
 
 def test_a_mark_that_cannot_be_read_is_a_gap(home: Home, launches: Launches) -> None:
