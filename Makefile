@@ -100,7 +100,7 @@ build: install ## a wheel in dist/
 .PHONY: clean
 clean: ## removes caches and build outputs; environments stay
 	@rm -rf build dist site .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean ## removes the environments of this checkout too

@@ -1,4 +1,4 @@
-"""The embedding server with the quickstart's model, in the engines' environment (make demo-setup builds both).
+"""The embedding server with the quickstart's model, in the engines' environment (make demo-setup).
 
 SAGE_ENGINES_PYTHON and SAGE_TEST_MODELS say where they are, when not in .venv-engines and $SAGE_HOME/models.
 """
@@ -201,7 +201,7 @@ def test_importing_the_server_imports_no_torch() -> None:
     ("options", "reason"),
     [
         (["--max-length", "600"], "cannot serve 600 tokens at once"),
-        (["--prompt-name", "query"], "it has no prompt named query; it has"),
+        (["--prompt-name", "nosuch"], "it has no prompt named nosuch; it has"),
         (["--device", "cuda:7"], "cannot load"),
     ],
 )
