@@ -33,28 +33,25 @@ def started(pid: int) -> float:
 
 
 def descendants(root: int) -> list[int]:
-    """Every living process below `root`. Zombies are left out: they hold nothing, and are reaped in time.
+    """Every process below `root`, zombies too: only what has been reaped is gone.
 
-    With `root` a child subreaper this is complete: whoever loses its parent becomes a child of `root`,
-    whatever session or process group it has moved to.
+    A zombie may have lost only its main thread; while its other threads still end, it holds its memory and
+    cannot be reaped. With `root` a child subreaper this is complete: whoever loses its parent becomes a child
+    of `root`, whatever session or process group it has moved to.
     """
     children: dict[int, list[int]] = {}
-    dead = set()
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         fields = _stat(entry)
-        if fields is None:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(entry))
-        if fields[0] in "ZX":
-            dead.add(int(entry))
-    found, queue = [], [root]
+        if fields is not None:
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found: list[int] = []
+    queue = [root]
     while queue:
-        for child in children.get(queue.pop(), ()):
-            queue.append(child)
-            if child not in dead:
-                found.append(child)
+        below = children.get(queue.pop(), ())
+        found.extend(below)
+        queue.extend(below)
     return found
 
 

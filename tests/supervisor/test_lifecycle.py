@@ -218,3 +218,36 @@ def test_stop_during_startup(launch: Make) -> None:
     one.until_gone()
     assert one.record("exit.json")["was_ready"] is False
     assert one.record("exit.json")["cause"] == "stopped"
+
+
+def test_a_double_forked_daemon_is_part_of_the_launch(launch: Make) -> None:
+    one = launch()
+    daemon = "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(9999)\n"
+    script = f"{sys.executable} -c '{daemon}'; exec \"$@\""
+    one.order["argv"] = ["/bin/sh", "-c", script, "sh", *one.order["argv"]]
+    one.start()
+    one.until_state("ready")
+    until("the daemon", lambda: len(marked(one.id)) == 3)
+    one.signal()
+    one.until_gone()
+    assert marked(one.id) == {}
+
+
+def test_a_launch_marks_itself_before_it_execs(launch: Make) -> None:
+    """Whatever instant a supervisor is killed at, what is left can be told to be ours."""
+    one = launch().start()
+    engine = one.engine_pid()
+    assert engine in marked(one.id)
+
+
+def test_runs_as_a_module_too(launch: Make) -> None:
+    one = launch()
+    started = subprocess.run(
+        [sys.executable, "-m", "sage_reconcile.supervisor"],
+        input=json.dumps(one.order).encode(),
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    one.pid = json.loads(started.stdout)["pid"]
+    one.until_state("ready")
