@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from uvicorn.config import LOGGING_CONFIG
-
 from gateway import settings
 from gateway.auth import check_listen, load_keys
 from sage_reconcile.errors import ReconcileError
@@ -34,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     except ReconcileError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    # Not before: it takes longer than everything above.
+    import uvicorn
+
     uvicorn.run(
         "gateway.app:create_app",
         factory=True,
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _log_config(level: str) -> dict[str, Any]:
+    from uvicorn.config import LOGGING_CONFIG
+
     config = copy.deepcopy(LOGGING_CONFIG)
     for formatter in config["formatters"].values():
         formatter["fmt"] = f"%(asctime)s [%(process)d] {formatter['fmt']}"

@@ -10,6 +10,7 @@ import msgspec
 from sage_reconcile.model.routing import RoutingTable
 
 SUPPORTED_VERSION = 1
+POLICIES = frozenset({"least_inflight"})
 
 
 class TableSource:
@@ -58,6 +59,10 @@ def _decode(data: bytes) -> RoutingTable:
         raise ValueError(f"version {table.version} is not known to this gateway; upgrade and restart it")
     known = {backend.id for backend in table.backends}
     for route in table.routes:
+        if route.policy not in POLICIES:
+            raise ValueError(
+                f"route '{route.name}' asks for policy '{route.policy}', which is not known here"
+            )
         missing = sorted(set(route.backends) - known)
         if missing:
             raise ValueError(f"route '{route.name}' names backends that are not in the table: {missing}")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sage_reconcile.gatewayd.options import worker_records
 from sage_reconcile.gatewayd.processes import members
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
-from tests.gateway.world import backend, free_port, table, wait_for
+from tests.gateway.world import RecordingEngine, Script, backend, free_port, table, wait_for
 
 
 @pytest.fixture
@@ -144,6 +145,35 @@ def test_stop_ends_every_worker(home: Home) -> None:
     gatewayd.stop(home, force=True)
     assert not [process for process in ended if process.is_running()]
     socket.create_server(("127.0.0.1", options.port)).close()
+
+
+def test_stop_lets_requests_end(home: Home, recorder: RecordingEngine) -> None:
+    event = b"data: {}\n\n"
+    recorder.script = Script(200, {"content-type": "text/event-stream"}, [event, None, event])
+    home.routing_file.parent.mkdir(parents=True)
+    home.routing_file.write_bytes(codec.encode(table({"fake": [backend(recorder.url)]})))
+    options = GatewayOptions(port=free_port())
+    gatewayd.start(home, options)
+    url = f"{options.address}/v1/completions"
+    with httpx.stream("POST", url, json={"model": "fake"}, trust_env=False, timeout=30) as reply:
+        chunks = reply.iter_raw()
+        next(chunks)
+        stopping = threading.Thread(target=gatewayd.stop, args=(home,))
+        stopping.start()
+        wait_for(lambda: not is_listening(options.port), "the gateway takes no new connections")
+        assert stopping.is_alive()
+        recorder.go_on.set()
+        assert list(chunks) == [event]
+    stopping.join()
+    assert gatewayd.find(home) is None
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_stop_kills_what_does_not_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

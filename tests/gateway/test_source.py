@@ -36,6 +36,7 @@ def test_a_new_table_is_read_once(tmp_path: Path) -> None:
         (b"", "truncated"),
         (b'{"routes": [{"name": 3}]}', r"routes\[0\]"),
         (b'{"version": 2}', "version 2"),
+        (b'{"routes":[{"name":"m","kind":"llm","backends":[],"policy":"magic"}]}', "policy 'magic'"),
         (b'{"routes":[{"name":"m","kind":"llm","backends":["gone"]}],"backends":[]}', "gone"),
     ],
 )
