@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from sage_reconcile.errors import Fault
@@ -76,7 +77,7 @@ def _sarif(checked: Sequence[Checked]) -> str:
     results = []
     for fault in (fault for one in checked for fault in one.faults):
         region = {"region": {"startLine": fault.line, "startColumn": fault.column}} if fault.line else {}
-        location = {"physicalLocation": {"artifactLocation": {"uri": fault.path}, **region}}
+        location = {"physicalLocation": {"artifactLocation": {"uri": quote(fault.path)}, **region}}
         results.append(
             {
                 "ruleId": "stack-file",

@@ -28,6 +28,8 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+# Looked for here because the parser counts bytes, not characters, to where it met one.
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _MAX_INT_DIGITS = 300
 _CORE = "tag:yaml.org,2002:"
 _CORE_TAGS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
@@ -67,13 +69,14 @@ class Node:
 def parse(text: str) -> tuple[Node | None, list[YamlFault]]:
     """The tree of one document (None where it is empty or cannot be read) and every fault found in it."""
     composer = _Composer()
+    unreadable = _UNREADABLE.search(text)
+    if unreadable:
+        return None, [_unreadable_character(text, unreadable.start())]
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             composer.feed(event)
     except YamlFault as fault:
         return None, [*composer.faults, fault]
-    except yaml.reader.ReaderError as error:
-        return None, [*composer.faults, _unreadable_character(text, error)]
     except yaml.MarkedYAMLError as error:
         return None, [*composer.faults, _syntax_fault(text, error)]
     return composer.root, composer.faults
@@ -215,24 +218,28 @@ def _at(event: Any, message: str, hint: str = "") -> YamlFault:
     return YamlFault(event.start_mark.line + 1, event.start_mark.column + 1, message, hint)
 
 
-def _unreadable_character(text: str, error: Any) -> YamlFault:
-    before = text[: error.position]
-    line = before.count("\n")
-    column = len(before) - (before.rfind("\n") + 1)
-    return YamlFault(
-        line + 1, column + 1, f"the control character U+{ord(text[error.position]):04X} is not allowed"
-    )
+def _unreadable_character(text: str, position: int) -> YamlFault:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return YamlFault(line, column, f"the control character U+{ord(text[position]):04X} is not allowed")
 
 
 def _syntax_fault(text: str, error: Any) -> YamlFault:
-    lines = text.splitlines()
+    lines = text.splitlines() or [""]
     mark = error.problem_mark or error.context_mark
     if error.context_mark and mark.line >= len(lines):
         mark = error.context_mark
-    line = lines[mark.line] if mark.line < len(lines) else ""
+    number, column = mark.line, mark.column
+    last = max((n for n, line in enumerate(lines) if line.strip()), default=0)
+    if number > last:
+        # The parser noticed at the end of the text; the last thing written is nearer to the fault.
+        number, column = last, max(len(lines[last].rstrip()) - 1, 0)
     context = f" ({error.context})" if error.context else ""
     return YamlFault(
-        mark.line + 1, mark.column + 1, f"not valid YAML: {error.problem}{context}", _syntax_hint(line, error)
+        number + 1,
+        column + 1,
+        f"not valid YAML: {error.problem}{context}",
+        _syntax_hint(lines[number], error),
     )
 
 

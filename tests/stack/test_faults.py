@@ -185,7 +185,7 @@ CASES = [
     ("no-engines", "▸version: 1\n", "", "no engines key", "engines: []"),
     ("null-engines", "▸engines:\n", "engines", "engines is empty", "engines: []"),
     ("top-list", "▸- a\n", "", "a stack file is a map", ""),
-    ("syntax", "engines: [\n▸", "", "not valid YAML", "not closed"),
+    ("syntax", "engines: ▸[\n", "", "not valid YAML", "not closed"),
     ("syntax-colon", "name: a▸: b\n", "", "not valid YAML", "quote"),
     ("tab", "engines:\n▸	- a\n", "", "not valid YAML", "not with tabs"),
     ("braces", engines("name: a, model: $▸{env:MODEL}"), "", "not valid YAML", '"${env:NAME}"'),

@@ -267,7 +267,7 @@ def test_growth_is_about_linear(tmp_path: Path) -> None:
 
     def seconds(engines: int) -> float:
         lines = [
-            f"  - {{name: e{n}, model: org/m{n}, port: {9000 + n}, args: {{p: 1}}, depends_on: [e{max(n - 1, 0)}]}}"
+            f"  - {{name: e{n}, model: m{n}, port: {9000 + n}, args: {{p: 1}}, depends_on: [e{n - 1}]}}"
             for n in range(1, engines)
         ]
         path = write(tmp_path, f"{engines}.yaml", "engines:\n  - {name: e0, model: x}\n" + "\n".join(lines))
