@@ -145,7 +145,7 @@ def test_sigint_and_sighup_are_ignored(launch: Make) -> None:
     assert one.engine_pid() == engine
 
 
-def test_the_engine_gets_default_signals_whatever_its_caller_ignores(launch: Make) -> None:
+def test_signals_are_at_their_defaults_whatever_its_caller_ignores(launch: Make) -> None:
     one = launch()
     one.order["argv"] = ["/bin/sh", "-c", "exec sleep 600"]
     hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -162,6 +162,8 @@ def test_the_engine_gets_default_signals_whatever_its_caller_ignores(launch: Mak
     ignored = int(status["SigIgn"], 16)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
         assert not ignored & 1 << (number - 1), number
+    one.signal()
+    one.until_gone()
 
 
 def test_a_second_sigterm_skips_the_drain(launch: Make) -> None:
@@ -222,7 +224,9 @@ def test_stop_during_startup(launch: Make) -> None:
 
 def test_a_double_forked_daemon_is_part_of_the_launch(launch: Make) -> None:
     one = launch()
-    daemon = "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(9999)\n"
+    daemon = (
+        "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(99)\n"
+    )
     script = f"{sys.executable} -c '{daemon}'; exec \"$@\""
     one.order["argv"] = ["/bin/sh", "-c", script, "sh", *one.order["argv"]]
     one.start()
