@@ -164,6 +164,7 @@ def test_signals_are_at_their_defaults_whatever_its_caller_ignores(launch: Make)
         assert not ignored & 1 << (number - 1), number
     one.signal()
     one.until_gone()
+    assert one.record("exit.json")["cause"] == "stopped"
 
 
 def test_a_second_sigterm_skips_the_drain(launch: Make) -> None:
