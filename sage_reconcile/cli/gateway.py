@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
 
-app = cyclopts.App(name="gateway", help="Start, stop and look at the server that clients talk to.")
+app = cyclopts.App(
+    name="gateway",
+    help="Start, stop and look at the server that clients talk to.\n\nExample: sage gateway start -p 8000",
+)
 
 
 @app.command

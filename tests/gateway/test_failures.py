@@ -39,6 +39,22 @@ def test_a_dead_backend_is_passed_over(gateway: Gateway, engine: FakeEngine) -> 
     assert [gateway.chat().status_code for _ in range(6)] == [200] * 6
 
 
+def test_a_dead_backend_is_passed_over_though_it_is_the_idlest(
+    gateway: Gateway, recorder: RecordingEngine
+) -> None:
+    event = b"data: {}\n\n"
+    recorder.script = Script(200, {"content-type": "text/event-stream"}, [event, None])
+    busy, dead = backend(recorder.url, model="m"), backend(f"http://127.0.0.1:{free_port()}", "dead#0")
+    gateway.serve({"only-busy": [busy], "fake": [busy, dead]})
+    ask = {"method": "POST", "url": "/v1/completions"}
+    with (
+        gateway.client.stream(**ask, json={"model": "only-busy"}) as first,
+        gateway.client.stream(**ask, json={"model": "fake"}) as second,
+    ):
+        chunks = [reply.iter_raw() for reply in (first, second)]
+        assert [next(chunk) for chunk in chunks] == [event] * 2
+
+
 def test_an_engine_that_dies_before_the_first_byte_is_replaced(
     gateway: Gateway, engine: FakeEngine, stack: ExitStack
 ) -> None:
