@@ -78,19 +78,23 @@ def _run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    from cyclopts import App, CycloptsError
+    from cyclopts import App, CycloptsError, UnusedCliTokensError
+
+    from sage_reconcile.errors import PermanentError
 
     app = App(name="sage", help_flags=["--help", "-h"], version_flags=[], result_action="return_value")
     # Only the command that is asked for is imported; the others are known by name, for did-you-mean.
-    for name, path, summary in COMMANDS:
-        if name == words[0]:
-            app.command(path, name=name, help=summary)
-        else:
-            app.command(_noop, name=name)
+    for name, path, _ in COMMANDS:
+        app.command(path if name == words[0] else _noop, name=name)
     try:
-        result = app(words, exit_on_error=False, print_error=True)
-    except CycloptsError:
-        return 1
+        result = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = " ".join(["sage", *(error.command_chain or ())])
+        what = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            what = f"{command} takes no {' '.join(error.unused_tokens or ())} here"
+        what = what if what.endswith("...") else what.removesuffix(".")
+        raise PermanentError(f"{what}; see `{command} --help`") from None
     return result if isinstance(result, int) else 0
 
 

@@ -15,13 +15,19 @@ DEFAULTS = ("sage.yaml", "stack.yaml")
 File = Annotated[Path | None, Parameter(help="The stack file; sage.yaml or stack.yaml when left out.")]
 Overlays = Annotated[
     list[Path] | None,
-    Parameter(name=["--file", "-f"], help="Another stack file, merged over the ones before."),
+    Parameter(
+        name=["--file", "-f"], negative="", help="Another stack file, merged over the ones before."
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
-    Parameter(name="--set", help="Override one value: engines.chat.args.max-model-len=4096."),
+    Parameter(
+        name="--set", negative="", help="Override one value: engines.chat.args.max-model-len=4096."
+    ),
 ]
-Targets = Annotated[list[str] | None, Parameter(name="--target", help="Only this engine; may be repeated.")]
+Targets = Annotated[
+    list[str] | None, Parameter(name="--target", negative="", help="Only this engine; may be repeated.")
+]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
 

@@ -222,7 +222,7 @@ class _Planning:
         self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision, previous: str | None
     ) -> Step | None:
         replica = old.replica
-        choice = choose(engine, old, self.placer)
+        choice = choose(engine, old, self.placer, engine.name in self.policy.restart)
         if isinstance(choice, NoSpot):
             self._block(replica, choice.reason)
             return None
