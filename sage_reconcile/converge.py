@@ -12,6 +12,7 @@ from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Outcome, Plan
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.observe import records
 from sage_reconcile.observe.gpus import read_gpus
 from sage_reconcile.observe.look import Eyes, LocalEyes
 from sage_reconcile.plan.policy import Policy
@@ -123,4 +124,6 @@ async def carry_out(
     outcomes = await executor.execute(survey.plan)
     if survey.plan.steps:
         await routes.publish()
+        alive = {launch.mark.launch for launch in routes.observed.launches}
+        await asyncio.to_thread(records.prune, host.home, alive)
     return outcomes

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 
 from sage_reconcile.embedding.batching import EncodingError, QueueFullError
 from sage_reconcile.embedding.service import EmbeddingService
@@ -24,7 +25,6 @@ HttpRequest = Request[Any, Any, Any]
 
 def create_app(service: EmbeddingService) -> Litestar:
     """The application; it starts and ends the service's worker."""
-    started = int(time.time())
 
     @post("/v1/embeddings", status_code=200)
     async def embeddings(request: HttpRequest) -> Response[bytes]:
@@ -36,6 +36,28 @@ def create_app(service: EmbeddingService) -> Litestar:
             return response
         finally:
             service.metrics.request_ended(status)
+
+    @contextlib.asynccontextmanager
+    async def worker(app: Litestar) -> AsyncIterator[None]:
+        service.batcher.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.batcher.close)
+
+    return Litestar(
+        route_handlers=[embeddings, *_about(service)],
+        lifespan=[worker],
+        exception_handlers={HTTPException: _http_error},
+        request_max_body_size=MAX_BODY_BYTES,
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _about(service: EmbeddingService) -> list[HTTPRouteHandler]:
+    """What the service says of itself."""
+    started = int(time.time())
 
     @get("/v1/models")
     async def models() -> Response[bytes]:
@@ -63,22 +85,7 @@ def create_app(service: EmbeddingService) -> Litestar:
         text = service.metrics.render(service.batcher.queued_inputs)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @contextlib.asynccontextmanager
-    async def worker(app: Litestar) -> AsyncIterator[None]:
-        service.batcher.start()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(service.batcher.close)
-
-    return Litestar(
-        route_handlers=[embeddings, models, health, metrics],
-        lifespan=[worker],
-        exception_handlers={HTTPException: _http_error},
-        request_max_body_size=MAX_BODY_BYTES,
-        openapi_config=None,
-        logging_config=None,
-    )
+    return [models, health, metrics]
 
 
 async def _answer(service: EmbeddingService, request: HttpRequest) -> Response[bytes]:

@@ -82,6 +82,11 @@ def gpu_environment(spec: LaunchSpec, context: LaunchContext) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(context.visible), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def hub_environment(context: LaunchContext) -> dict[str, str]:
+    """A model that is a directory here needs no hub: without this, libraries wait for one all the same."""
+    return {"HF_HUB_OFFLINE": "1"} if context.model.startswith("/") else {}
+
+
 def declared_need_mib(spec: LaunchSpec, gpu_total_mib: int) -> int | None:
     """`gpu_memory` of the file in MiB per GPU; None for "auto"."""
     if isinstance(spec.gpu_memory, float):

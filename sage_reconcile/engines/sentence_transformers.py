@@ -7,6 +7,7 @@ from sage_reconcile.engines.base import (
     declared_need_mib,
     frozen_env,
     gpu_environment,
+    hub_environment,
     render_args,
     runs_on_cpu,
 )
@@ -24,7 +25,8 @@ class SentenceTransformers:
         if arg(spec, "device") is None:
             argv += ["--device", "cpu" if runs_on_cpu(spec, context) else "cuda"]
         argv += render_args(spec)
-        return CommandLine(tuple(argv), frozen_env(gpu_environment(spec, context)), spec.model)
+        env = gpu_environment(spec, context) | hub_environment(context)
+        return CommandLine(tuple(argv), frozen_env(env), spec.model)
 
     def need_mib(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
         return declared_need_mib(spec, gpu_total_mib)

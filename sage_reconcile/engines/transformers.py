@@ -7,6 +7,7 @@ from sage_reconcile.engines.base import (
     declared_need_mib,
     frozen_env,
     gpu_environment,
+    hub_environment,
     render_args,
     runs_on_cpu,
 )
@@ -24,8 +25,9 @@ class Transformers:
         if arg(spec, "device") is None:
             argv += ["--device", "cpu" if runs_on_cpu(spec, context) else "cuda"]
         argv += render_args(spec)
+        env = gpu_environment(spec, context) | hub_environment(context)
         # It answers only to the name that it was started with, a directory included.
-        return CommandLine(tuple(argv), frozen_env(gpu_environment(spec, context)), context.model)
+        return CommandLine(tuple(argv), frozen_env(env), context.model)
 
     def need_mib(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
         return declared_need_mib(spec, gpu_total_mib)

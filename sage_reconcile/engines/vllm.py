@@ -7,6 +7,7 @@ from sage_reconcile.engines.base import (
     declared_need_mib,
     frozen_env,
     gpu_environment,
+    hub_environment,
     render_args,
     runs_on_cpu,
 )
@@ -37,7 +38,7 @@ class Vllm:
         if not runs_on_cpu(spec, context) and arg(spec, "gpu-memory-utilization") is None:
             argv += ["--gpu-memory-utilization", f"{self.utilization(spec, context.gpu_total_mib):.4g}"]
         argv += render_args(spec, negative=True)
-        env = {"VLLM_NO_USAGE_STATS": "1", **gpu_environment(spec, context)}
+        env = {"VLLM_NO_USAGE_STATS": "1", **gpu_environment(spec, context), **hub_environment(context)}
         if spec.can_sleep:
             env["VLLM_SERVER_DEV_MODE"] = "1"
         name = served[0] if isinstance(served, tuple) else served

@@ -36,10 +36,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class AwaitReady:
-    """Wait until the newest launch of the replica has answered; `timeout` in seconds."""
+    """Wait until `launch`, or the one that this step made, has answered; `timeout` in seconds."""
 
     replica: ReplicaId
     timeout: float
+    launch: ObservedLaunch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,9 @@ class LastExit:
 
     @property
     def summary(self) -> str:
+        """How it ended, in words: "stopped", "exited with code 1 (CUDA out of memory)"."""
+        if self.cause == "stopped":
+            return self.cause
         how = f"killed by signal {self.signal}" if self.signal else f"exited with code {self.code}"
         return f"{how} ({self.cause})" if self.cause else how
 

@@ -1,6 +1,7 @@
 """Printing of plans: the same text on a terminal, in a pipe and in CI."""
 
 import json
+import os
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +13,10 @@ from sage_reconcile.render.plan_text import plan_lines
 
 def console() -> Console:
     """Where results go; never wraps, so that lines can be searched and compared."""
-    return Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 250  # tables are cut to the width; in a pipe there is none
+    return console
 
 
 def print_plan(plan: Plan, format: str) -> None:

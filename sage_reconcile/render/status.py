@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sage_reconcile.model.observed import Health, ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import duration
-from sage_reconcile.plan.memory import Ledger
+from sage_reconcile.plan.memory import Account, Ledger
 
 STYLES = {
     Health.READY: "green",
@@ -25,7 +25,7 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
     """The shape that `sage status --json` promises; sizes in MiB, times in seconds."""
     return {
         "engines": [_engine(launch, observed) for launch in _sorted(observed)],
-        "gpus": [_gpu(gpu, observed) for gpu in observed.gpus],
+        "gpus": [_gpu(account, observed) for account in Ledger(observed).accounts.values()],
         "orphans": [
             {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
             for o in observed.orphans
@@ -61,8 +61,8 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
     }
 
 
-def _gpu(gpu: ObservedGpu, observed: ObservedState) -> dict[str, Any]:
-    account = Ledger(observed).accounts[gpu.node, gpu.uuid]
+def _gpu(account: Account, observed: ObservedState) -> dict[str, Any]:
+    gpu = account.gpu
     return {
         "node": gpu.node,
         "index": gpu.index,

@@ -1,0 +1,96 @@
+"""Taste as failing tests: how large a file or a function may be, and who may import what."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(
+    path
+    for folder in ("sage_reconcile", "gateway", "sage", "tools")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+# A library that touches the outside has one door, so that there is one place where its faults are handled.
+GATEWAYD = {f"sage_reconcile/gatewayd/{name}.py" for name in ("processes", "life", "reach", "drain")}
+DOORS = {
+    "pynvml": {"sage_reconcile/observe/gpus.py"},
+    "psutil": {"sage_reconcile/observe/processes.py", *GATEWAYD},
+    "ray": set(),
+    "torch": {"sage_reconcile/embedding/factory.py"},
+    "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
+    "subprocess": {"sage_reconcile/supervisor/spawn.py"},
+    "ruamel": {"sage_reconcile/stack/formatting.py", "sage_reconcile/observe/inventory.py"},
+}
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for path in FILES:
+        yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(FILES) > 50
+
+
+def test_no_file_is_longer_than_a_person_reads_at_once() -> None:
+    long = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in FILES}
+    assert {name: lines for name, lines in long.items() if lines > MAX_FILE_LINES} == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {}
+    for name, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long[f"{name}:{node.name}"] = lines
+    # Command functions list one parameter per option, with its help: that is a table, not logic.
+    assert {name: lines for name, lines in long.items() if "/cli/" not in name} == {}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_a_library_has_its_doors_and_no_others(library: str) -> None:
+    importers = {
+        name for name, tree in trees() if library in imported(tree) and not name.startswith("tools/")
+    }
+    assert importers <= DOORS[library]
+
+
+def test_only_the_command_line_and_the_renderers_print() -> None:
+    allowed = ("sage_reconcile/cli/", "sage_reconcile/render/", "tools/")
+    printers = [
+        name
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if not name.startswith(allowed)
+    ]
+    assert printers == []
+
+
+def test_no_todo_without_an_issue() -> None:
+    marks = ("TO" + "DO", "FIX" + "ME", "X" + "XX")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(mark in line for mark in marks) and "#" not in line.partition(marks[0])[2]
+    ]
+    assert found == []
