@@ -89,8 +89,9 @@ schema: install ## writes schemas/*.json
 	@$(BIN)/sage schema --write schemas
 
 .PHONY: docs
-docs: install ## writes docs/stack-reference.md
+docs: install ## writes docs/stack-reference.md and docs/cli.md
 	@$(BIN)/python -m sage_reconcile.stack.reference
+	@$(BIN)/python tools/cli_reference.py
 
 .PHONY: build
 build: install ## a wheel in dist/
