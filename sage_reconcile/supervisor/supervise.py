@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from sage_reconcile.supervisor import engine as engines
-from sage_reconcile.supervisor import tree
+from sage_reconcile.supervisor import journal, tree
 from sage_reconcile.supervisor.events import Events
 from sage_reconcile.supervisor.exits import End, exit_record, judge
 from sage_reconcile.supervisor.livefile import LiveFile
@@ -239,6 +239,10 @@ class Supervisor:
             return
         if changes.get("state", self._launch["state"]) != self._launch["state"]:
             changes["since"] = time.time()
+            message = str(changes.get("message", ""))
+            journal.append(
+                str(self.order.mark.get("home", "")), str(changes["state"]), self.order.name, message
+            )
         self._launch |= changes
         self.records.put("launch.json", self._launch)
 
