@@ -16,12 +16,13 @@ HEAD = """# Command line
 
 Generated from the commands by `make docs`; do not edit.
 
-FILE is a stack file; left out, it is `sage.yaml`, then `stack.yaml`, in the working directory. Where `-f` can be
-repeated, each file is laid over those before it. `SAGE_HOME` (default `~/.sage`) says which engines are meant:
-everything that sage starts, records and stops belongs to one SAGE_HOME. `sage --version` prints the version.
+FILE is a stack file; left out, it is `sage.yaml`, then `stack.yaml`, in the working directory. Where `-f` can
+be repeated, each file is laid over those before it. `SAGE_HOME` (default `~/.sage`) says which engines are
+meant: everything that sage starts, records and stops belongs to one SAGE_HOME. `sage --version` prints the
+version.
 
-Exit status: 0 when all is well, 1 when not (the reason is on stderr, one line, or one line a fault), 130 after
-Ctrl-C. `sage plan --detailed-exitcode` adds 2 (there are changes) and 3 (something is blocked or held).
+Exit status: 0 when all is well, 1 when not (the reason is on stderr, one line, or one line a fault), 130
+after Ctrl-C. `sage plan --detailed-exitcode` adds 2 (there are changes) and 3 (something is blocked or held).
 `SAGE_DEBUG=1` shows where a fault of sage itself happened.
 
 | command | does |
@@ -52,9 +53,7 @@ def reference() -> str:
     """The page as Markdown."""
     found = list(leaves(commands()))
     parts = [HEAD]
-    parts += [
-        f"| [`sage {words}`](#{_anchor(words)}) | {_summary(command)} |\n" for words, command in found
-    ]
+    parts += [f"| [`sage {words}`](#{_anchor(words)}) | {_summary(command)} |\n" for words, command in found]
     parts += [_section(words, command) for words, command in found]
     return "".join(parts)
 
