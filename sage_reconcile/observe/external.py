@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from sage_reconcile import secrets
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState
 from sage_reconcile.model.observed import ExternalHealth, Health
-from sage_reconcile.observe.probes import probe_ready
 
 
 async def look_outside(
@@ -29,6 +28,8 @@ async def _probe(
         key = secrets.resolve(engine.launch.api_key or "", environ)
     except ValueError as error:
         return ExternalHealth(engine.name, Health.UNKNOWN, f"engine {engine.name}: api_key: {error}")
+    from sage_reconcile.observe.probes import probe_ready
+
     headers = {"authorization": f"Bearer {key}"} if key else {}
     health = engine.live.health
     async with bound:

@@ -25,10 +25,10 @@ from sage_reconcile.model.observed import (
 )
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.observe import records
+from sage_reconcile.observe.connect import refuses
 from sage_reconcile.observe.deadline import Deadline
 from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
-from sage_reconcile.observe.probes import Answer, answers, is_sleeping, probe_ready
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
 
 MAX_PROBES = 64
@@ -132,6 +132,8 @@ class LocalEyes:
             else:
                 health, message = await _probed(live, _health_spec(live, desired))
             if live.mark.spec.can_sleep and health in CAN_BE_ASLEEP:
+                from sage_reconcile.observe.probes import is_sleeping
+
                 asleep = await is_sleeping(live.mark.placement.url, PROBE_SECONDS)
                 health, message = (Health.ASLEEP, "") if asleep else (health, message)
         launch = ObservedLaunch(
@@ -171,13 +173,15 @@ async def _checked(live: LiveLaunch, record: records.LaunchRecord) -> tuple[Heal
     if record.health is not Health.READY:
         return record.health, record.message
     placement = live.mark.placement
-    if await answers(placement.url, record.live.health.path, PROBE_SECONDS) is Answer.REFUSED:
+    if await refuses(placement.host, placement.port, PROBE_SECONDS):
         return Health.FAILING, f"was ready, but {placement.host}:{placement.port} refuses connections"
     return Health.READY, record.message
 
 
 async def _probed(live: LiveLaunch, health: HealthSpec) -> tuple[Health, str]:
     """Without a record only a real answer says READY."""
+    from sage_reconcile.observe.probes import probe_ready
+
     mark = live.mark
     result = await probe_ready(mark.placement.url, mark.model, health.probe, health.path, PROBE_SECONDS)
     if result.ok:

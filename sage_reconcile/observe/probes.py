@@ -1,11 +1,13 @@
-"""Asking an engine over HTTP: does it really answer, does it sleep, is anything there at all."""
+"""Asking an engine over HTTP: does it really answer, does it sleep.
+
+Imported only where there is something to ask: httpx takes longer to import than a plan takes to make.
+"""
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -26,14 +28,6 @@ class ProbeResult:
     ok: bool
     message: str = ""
     is_silent: bool = False
-
-
-class Answer(StrEnum):
-    """YES: something speaks HTTP there. REFUSED: nothing listens. SILENT: no answer in time, busy or hung."""
-
-    YES = "yes"
-    REFUSED = "refused"
-    SILENT = "silent"
 
 
 async def probe_ready(
@@ -70,18 +64,6 @@ async def is_sleeping(url: str, timeout: float) -> bool | None:
         return None
     said = body.get("is_sleeping") if isinstance(body, dict) else None
     return said if isinstance(said, bool) else None
-
-
-async def answers(url: str, path: str, timeout: float) -> Answer:
-    """Whether anything answers at `path`, whatever it says."""
-    try:
-        async with _client(url, timeout) as client:
-            await client.get(path)
-    except httpx.ConnectError:
-        return Answer.REFUSED
-    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
-        return Answer.SILENT
-    return Answer.YES
 
 
 @asynccontextmanager

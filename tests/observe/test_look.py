@@ -125,7 +125,7 @@ def test_ready_and_busy_stays_ready(home: Home, launches: Launches, monkeypatch:
         launches.start(mark, "--exit-after", "600", "--listen-delay", "600")
         launches.write_record(mark, "ready")
         assert look_at_one(home).health is Health.READY
-        assert server.paths == ["/health"]
+        assert server.paths == [], "a look asks a ready engine nothing: its supervisor does"
 
 
 def test_with_the_run_directory_gone_an_answer_says_ready(home: Home, launches: Launches) -> None:

@@ -1,10 +1,12 @@
 import asyncio
+import socket
 from typing import Any
 
 import pytest
 
 from sage_reconcile.model.desired import ProbeKind
-from sage_reconcile.observe.probes import Answer, ProbeResult, answers, is_sleeping, probe_ready
+from sage_reconcile.observe.connect import refuses
+from sage_reconcile.observe.probes import ProbeResult, is_sleeping, probe_ready
 from tests.observe.launches import free_port
 from tests.observe.scripted import HANGS, scripted
 
@@ -102,8 +104,22 @@ def test_nobody_there_says_nothing_about_sleep() -> None:
     assert asyncio.run(is_sleeping(f"http://127.0.0.1:{free_port()}", 1.0)) is None
 
 
-def test_answers_knows_three_cases() -> None:
-    with scripted({"/health": (500, ""), "/hang": HANGS}) as server:
-        assert asyncio.run(answers(server.url, "/health", 5.0)) is Answer.YES
-        assert asyncio.run(answers(server.url, "/hang", 0.2)) is Answer.SILENT
-    assert asyncio.run(answers(server.url, "/health", 5.0)) is Answer.REFUSED
+def test_only_a_refusal_is_a_refusal() -> None:
+    with scripted({"/hang": HANGS}) as server:
+        port = int(server.url.rpartition(":")[2])
+        assert not asyncio.run(refuses("127.0.0.1", port, 5.0))
+    assert asyncio.run(refuses("127.0.0.1", port, 5.0))
+
+
+def test_a_listener_that_accepts_nothing_more_is_no_refusal() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        held = [socket.socket() for _ in range(3)]
+        for one in held:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        assert not asyncio.run(refuses("127.0.0.1", port, 0.2))
+        for one in held:
+            one.close()
