@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
-from sage_reconcile.errors import ReconcileError
+from sage_reconcile.errors import ReconcileError, TransientError
 from sage_reconcile.model.actions import (
     Action,
     AwaitReady,
@@ -26,7 +26,6 @@ from sage_reconcile.model.actions import (
     Wake,
     Withdraw,
 )
-from sage_reconcile.model.desired import Strategy
 from sage_reconcile.model.observed import ObservedLaunch
 
 
@@ -72,8 +71,10 @@ class _Run:
 
     step: Step
     started: Started | None = None
+    is_ready: bool = False
     withdrawn: list[ObservedLaunch] = field(default_factory=list)
     stopped: list[ObservedLaunch] = field(default_factory=list)
+    is_ending: bool = False
 
 
 _DEFAULT = Options()
@@ -105,6 +106,8 @@ class Executor:
         return tuple(done[step.id].result() for step in plan.steps)
 
     async def _after(self, step: Step, done: dict[str, "asyncio.Future[Outcome]"]) -> None:
+        for name in step.behind:
+            await done[name]
         before = [await done[name] for name in step.after if name in done]
         failed = next((outcome for outcome in before if outcome.result is not Result.DONE), None)
         if failed is not None:
@@ -144,17 +147,27 @@ class Executor:
             case Reroute():
                 await self._routes.publish()
             case Withdraw(launch):
-                run.withdrawn.append(launch)
-                await self._routes.withdraw(launch)
+                await self._withdraw(run, launch)
             case UpdateLive(launch, live):
                 await self._hands.update_live(launch, live)
             case Reap(orphan):
                 self._say(run, "ending leftovers")
                 await self._hands.reap(orphan)
-            case Drain() | Stop() | Sleep() | Wake():
+            case Sleep(launch):
+                await self._sleep(run, launch)
+            case Drain() | Stop() | Wake():
                 await self._leave_or_come(run, action)
 
-    async def _leave_or_come(self, run: _Run, action: Drain | Stop | Sleep | Wake) -> None:
+    async def _withdraw(self, run: _Run, launch: ObservedLaunch) -> None:
+        run.withdrawn.append(launch)
+        try:
+            await self._routes.withdraw(launch)
+        except TransientError:
+            # What is to end must end, also on a full disk; what is to be replaced rather goes on serving.
+            if run.step.verdict is not Verdict.STOP:
+                raise
+
+    async def _leave_or_come(self, run: _Run, action: Drain | Stop | Wake) -> None:
         launch = action.launch
         match action:
             case Drain(_, timeout):
@@ -162,14 +175,20 @@ class Executor:
                 await self._hands.drain(launch, timeout)
             case Stop(_, drain):
                 self._say(run, "stopping", launch)
-                run.stopped.append(launch)
+                run.is_ending = True
                 await self._hands.stop(launch, drain)
-            case Sleep():
-                self._say(run, "putting to sleep", launch)
-                await self._hands.sleep(launch)
+                run.stopped.append(launch)
             case Wake():
                 self._say(run, "waking", launch)
                 await self._hands.wake(launch)
+
+    async def _sleep(self, run: _Run, launch: ObservedLaunch | None) -> None:
+        target = launch or run.started
+        is_awaited = any(isinstance(action, AwaitReady) for action in run.step.actions)
+        if target is None or (is_awaited and not run.is_ready):
+            return  # nobody waited for it (--no-wait), and an engine that loads cannot sleep
+        self._say(run, "putting to sleep", target)
+        await self._hands.sleep(target)
 
     def _say(self, run: _Run, doing: str, launch: Started | ObservedLaunch | None = None) -> None:
         self._progress.acting(run.step, doing, launch)
@@ -187,6 +206,7 @@ class Executor:
         if is_replacement:
             # A replacement that is left halfway would serve nothing: it is brought to its end.
             await ready
+            run.is_ready = True
             return
         stop = asyncio.ensure_future(self._cancelled.wait())
         try:
@@ -194,6 +214,7 @@ class Executor:
             if not ready.done():
                 raise _InterruptedError
             ready.result()
+            run.is_ready = True
         finally:
             for task in (ready, stop):
                 task.cancel()
@@ -202,20 +223,22 @@ class Executor:
 
     async def _roll_back(self, run: _Run) -> tuple[bool, str]:
         """Undoes a failed step: the new launch is ended, the old one serves again. (done, what in words)"""
+        if run.started is not None and run.is_ready:
+            return False, "the new engine is ready and goes on"
         try:
             if run.started is not None:
                 self._say(run, "ending what failed", run.started)
                 await self._hands.stop(run.started, 0.0)
-            old = next((a.launch for a in run.step.actions if isinstance(a, Withdraw)), None)
-            if run.step.verdict is not Verdict.REPLACE or old is None:
+            if run.step.verdict is not Verdict.REPLACE:
                 return False, ""
-            if old not in run.stopped:
-                for launch in run.withdrawn:
-                    await self._routes.restore(launch)
-                return True, "the old one goes on serving"
-            if run.step.strategy is Strategy.SURGE:
-                return False, ""
-            return await self._start_again(run, old)
+            old = next(action.launch for action in run.step.actions if isinstance(action, Stop))
+            if old in run.stopped:
+                return await self._start_again(run, old)
+            if run.is_ending:
+                return False, "the old one is half stopped; apply again"
+            for launch in run.withdrawn:
+                await self._routes.restore(launch)
+            return True, "the old one goes on serving"
         except ReconcileError as error:
             return False, f"rolling back failed too: {error}"
 

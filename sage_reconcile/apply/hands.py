@@ -55,7 +55,7 @@ class Hands(Protocol):
         """Gives the supervisor new settings; returns when it has taken them."""
         ...
 
-    async def sleep(self, launch: ObservedLaunch) -> None:
+    async def sleep(self, launch: Started | ObservedLaunch) -> None:
         """Lets the engine give its GPU memory back without ending it."""
         ...
 

@@ -197,7 +197,7 @@ class LocalHands:
                 )
             await asyncio.sleep(TICK)
 
-    async def sleep(self, launch: ObservedLaunch) -> None:
+    async def sleep(self, launch: Started | ObservedLaunch) -> None:
         await _post(launch, "/sleep?level=1")
 
     async def wake(self, launch: ObservedLaunch) -> None:
@@ -238,7 +238,7 @@ def _write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-async def _post(launch: ObservedLaunch, path: str) -> None:
+async def _post(launch: Started | ObservedLaunch, path: str) -> None:
     import httpx
 
     url = f"{launch.mark.placement.url}{path}"
@@ -247,4 +247,4 @@ async def _post(launch: ObservedLaunch, path: str) -> None:
             reply = await client.post(url)
         reply.raise_for_status()
     except httpx.HTTPError as error:
-        raise TransientError(f"{launch.replica.short} did not follow {path}: {error}") from error
+        raise TransientError(f"{launch.mark.replica.short} did not follow {path}: {error}") from error

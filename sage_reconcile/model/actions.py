@@ -88,7 +88,9 @@ class UpdateLive:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    launch: ObservedLaunch
+    """Put `launch`, or the one that this step made, to sleep: it gives its GPU memory back."""
+
+    launch: ObservedLaunch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,11 @@ Action = Launch | AwaitReady | Reroute | Withdraw | Drain | Stop | Reap | Update
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one replica: its actions run in order; `after` names steps that must be done before."""
+    """One change of one replica: its actions run in order.
+
+    `after` names steps that must be done before; `behind` those that must have ended, well or not: they
+    start on the same GPU, and engines that size themselves at once mis-size each other.
+    """
 
     id: str
     verdict: Verdict
@@ -114,6 +120,7 @@ class Step:
     changes: tuple[str, ...] = ()
     placement: Placement | None = None
     notes: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, LastExit, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.plan.difference import differences, route_differences
+from sage_reconcile.plan.names import NO_NAMES, Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Case:
     last_exit: LastExit | None = None
     at: float = 0.0
     routing: RoutingTable | None = None
+    names: Names = NO_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ def hold_what_cannot_be_seen(case: Case) -> Decision | None:
 
 
 def keep_external(case: Case) -> Decision | None:
-    return (
-        Decision(Verdict.KEEP, "external: probed and routed, never owned")
-        if case.engine.launch.is_external
-        else None
-    )
+    if not case.engine.launch.is_external:
+        return None
+    if case.launch is not None:
+        return Decision(Verdict.STOP, f"now external: {case.engine.launch.url} serves it")
+    return Decision(Verdict.KEEP, "external: probed and routed, never owned")
 
 
 def stop_what_is_to_be_stopped(case: Case) -> Decision | None:
@@ -117,7 +119,7 @@ def update_live_settings(case: Case) -> Decision | None:
 def update_route(case: Case) -> Decision | None:
     if case.launch is None or case.routing is None:
         return None
-    changes = route_differences(case.routing, case.launch.mark.id, case.engine.route)
+    changes = route_differences(case.routing, case.launch.mark.id, case.engine.route, case.names)
     return Decision(Verdict.UPDATE, "route: " + "; ".join(changes), changes) if changes else None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, RouteSpec
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.plan.names import Names
 
 # Maps are stored as sorted pairs, so that values are hashable and their JSON has one form.
 _PAIRS = ("args", "env", "metadata")
@@ -21,23 +22,37 @@ def differences(old: LaunchSpec | LiveSpec, new: LaunchSpec | LiveSpec) -> tuple
     )
 
 
-def route_differences(table: RoutingTable, backend: str, wanted: RouteSpec) -> tuple[str, ...]:
-    """What the published table says about `backend` and the file does not; () when it is not in there."""
+def route_differences(table: RoutingTable, backend: str, wanted: RouteSpec, names: Names) -> tuple[str, ...]:
+    """What the published table says about `backend` and the file does not; () when it is not in there.
+
+    `names` are those that lead to the engine, which may be fewer than the file asks for.
+    """
     entry = next((b for b in table.backends if b.id == backend), None)
     routes = [route for route in table.routes if backend in route.backends]
-    if entry is None or not routes:
+    if entry is None or not (routes or names.given):
         return ()
-    names = tuple(route.name for route in routes)
-    changes = []
-    if names != wanted.names:
-        changes.append(f"names: {', '.join(names)} -> {', '.join(wanted.names)}")
-    for field, is_, shall in (
-        ("weight", entry.weight, wanted.weight),
-        ("max_concurrent", entry.max_concurrent, wanted.max_concurrent),
-    ):
-        if is_ != shall:
-            changes.append(f"{field}: {is_} -> {shall}")
-    return tuple(changes)
+    published = tuple(sorted(route.name for route in routes))
+    found = [
+        _change("names", ", ".join(published), ", ".join(names.given)),
+        _change("weight", entry.weight, wanted.weight),
+        _change("max_concurrent", entry.max_concurrent, wanted.max_concurrent),
+    ]
+    for route in routes:
+        if route.name in names.owned:
+            found += [
+                _change("policy", route.policy, wanted.policy),
+                _change("hold", f"{route.hold:g} s", f"{wanted.hold:g} s"),
+                _change("metadata", _pairs(route.metadata), _pairs(wanted.metadata)),
+            ]
+    return tuple(dict.fromkeys(change for change in found if change))
+
+
+def _change(field: str, is_: object, shall: object) -> str:
+    return "" if is_ == shall else f"{field}: {is_ or '(none)'} -> {shall or '(none)'}"
+
+
+def _pairs(pairs: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in pairs)
 
 
 def _flat(value: object) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sage_reconcile.engines.registry import runtime
@@ -53,7 +54,7 @@ class Ledger:
         self.accounts: dict[tuple[str, str], Account] = {}
         self.by_node: dict[str, list[Account]] = defaultdict(list)
         owners = _owners(observed)
-        for gpu in observed.gpus:
+        for gpu in sorted(observed.gpus, key=lambda g: (g.node, g.index, g.uuid)):
             key = (gpu.node, gpu.uuid)
             account = _open_account(gpu, owners.get(key, ()))
             self.accounts[key] = account
@@ -63,9 +64,9 @@ class Ledger:
     def account(self, node: str, uuid: str) -> Account | None:
         return self.accounts.get((node, uuid))
 
-    def take(self, node: str, uuids: tuple[str, ...], step: str, need: int) -> None:
-        """`step` starts something that needs `need` on each of the GPUs."""
-        for uuid in uuids:
+    def take(self, node: str, needs: Mapping[str, int], step: str) -> None:
+        """`step` starts something that needs so much of each of the GPUs."""
+        for uuid, need in needs.items():
             account = self.accounts[node, uuid]
             self._change(account, -need)
             account.starts.append(step)
@@ -80,19 +81,19 @@ class Ledger:
                 account.later.append((step, mib))
                 account.flow.append((step, 0, mib))
 
-    def swap(self, launch: ObservedLaunch, uuids: tuple[str, ...], step: str, need: int) -> None:
-        """`step` ends `launch` and starts, on GPUs of the same node, something that needs `need` on each."""
+    def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str) -> None:
+        """`step` ends `launch` and starts, on GPUs of the same node, something that needs so much of each."""
         node = launch.mark.placement.node
         for account in self.by_node.get(node, ()):
             mib = account.held.get(launch.mark.launch, 0)
-            taken = need if account.gpu.uuid in uuids else 0
+            taken = needs.get(account.gpu.uuid, 0)
             if mib:
                 account.flow.append((step, 0, mib))
                 used_again = min(mib, taken)
                 account.later += [(step, mib - used_again)] if mib > used_again else []
                 self._change(account, used_again)
-            if account.gpu.uuid in uuids:
-                self.take(node, (account.gpu.uuid,), step, taken)
+            if account.gpu.uuid in needs:
+                self.take(node, {account.gpu.uuid: taken}, step)
 
     def best_nodes(self, count: int, spec: LaunchSpec) -> list[tuple[str, int]]:
         """Nodes where `count` GPUs of one size have room, tightest fit first, as (node, GPU size).
@@ -122,21 +123,13 @@ class Ledger:
         chosen = accounts[:count]
         return tuple(sorted(chosen, key=lambda a: a.gpu.index)) if len(chosen) == count else ()
 
-    def timeline(self, order: list[str]) -> tuple[GpuTimeline, ...]:
-        """Before, peak and after of each GPU when the steps run in `order`."""
-        position = {step: number for number, step in enumerate(order)}
-        lines = []
-        for account in self.accounts.values():
-            gpu = account.gpu
-            now = before = peak = account.foreign + sum(account.held.values())
-            for _, taken, given in sorted(account.flow, key=lambda f: position.get(f[0], 0)):
-                now += taken
-                peak = max(peak, now)
-                now -= given
-            lines.append(
-                GpuTimeline(gpu.node, gpu.index, gpu.uuid, gpu.name, gpu.total_mib, before, peak, now)
-            )
-        return tuple(lines)
+    def timeline(self, before: Mapping[str, tuple[str, ...]]) -> tuple[GpuTimeline, ...]:
+        """Each GPU as it is, at its worst moment and at the end; `before` has what each step waits for.
+
+        What a step gives back is counted on for those that wait for it: others may run earlier.
+        """
+        waits = _Waits(before)
+        return tuple(_line(account, waits) for account in self.accounts.values())
 
     def _change(self, account: Account, mib: int) -> None:
         node, total = account.gpu.node, account.gpu.total_mib
@@ -180,3 +173,33 @@ def _open_account(gpu: ObservedGpu, owners: tuple[()] | list[ObservedLaunch | Or
     ours = measured or sum(held.values())
     foreign = max(0, gpu.used_mib - ours)
     return Account(gpu, foreign, held, gpu.total_mib - foreign - sum(held.values()))
+
+
+class _Waits:
+    """Which steps are over when a step begins."""
+
+    def __init__(self, before: Mapping[str, tuple[str, ...]]) -> None:
+        self._before = before
+        self._known: dict[str, frozenset[str]] = {}
+
+    def of(self, step: str) -> frozenset[str]:
+        """Everything that `step` waits for, directly or not."""
+        if step not in self._known:
+            direct = self._before.get(step, ())
+            self._known[step] = frozenset(direct).union(*(self.of(other) for other in direct))
+        return self._known[step]
+
+
+def _line(account: Account, waits: _Waits) -> GpuTimeline:
+    gpu, flow = account.gpu, account.flow
+    before = peak = account.foreign + sum(account.held.values())
+    gives = [(number, step, given) for number, (step, _, given) in enumerate(flow) if given]
+    taken_so_far = 0
+    for number, (step, taken, _) in enumerate(flow):
+        if taken:
+            taken_so_far += taken
+            over = waits.of(step) if gives else frozenset()
+            given = sum(mib for n, other, mib in gives if other in over or (other == step and n < number))
+            peak = max(peak, before + taken_so_far - given)
+    after = before + taken_so_far - sum(mib for _, _, mib in gives)
+    return GpuTimeline(gpu.node, gpu.index, gpu.uuid, gpu.name, gpu.total_mib, before, peak, after)

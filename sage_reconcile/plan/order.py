@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
 
-from sage_reconcile.model.desired import DesiredEngine, DesiredState
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState
 
 
 def depths(desired: DesiredState) -> Mapping[str, int]:
@@ -16,13 +16,21 @@ def depths(desired: DesiredState) -> Mapping[str, int]:
 
 
 def planning_order(desired: DesiredState, sizes: Mapping[str, int]) -> list[DesiredEngine]:
-    """Dependencies before dependents; among equals pinned GPUs first, then the largest need, then the name.
+    """What is to be stopped first, since it frees memory; then dependencies before dependents; among equals
+    pinned GPUs first, then the largest need, then the name.
 
     Steps only ever wait for steps planned before them, so they cannot wait in a circle.
     """
     depth = depths(desired)
 
-    def rank(engine: DesiredEngine) -> tuple[int, bool, int, str]:
-        return depth[engine.name], not engine.placement.gpus, -sizes.get(engine.name, 0), engine.name
+    def rank(engine: DesiredEngine) -> tuple[bool, int, bool, int, str]:
+        is_stopped = engine.state is EngineState.STOPPED
+        return (
+            not is_stopped,
+            depth[engine.name],
+            not engine.placement.gpus,
+            -sizes.get(engine.name, 0),
+            engine.name,
+        )
 
     return sorted(desired.engines, key=rank)

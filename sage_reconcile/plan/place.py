@@ -1,8 +1,9 @@
 """Placement: a node, GPUs and a port for a new process, or the arithmetic of why there is none."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sage_reconcile.model.desired import DesiredEngine, Device
+from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState, Placement
 from sage_reconcile.plan.memory import Account, Ledger, need_mib
 from sage_reconcile.plan.ports import RANGES, Ports
@@ -10,11 +11,13 @@ from sage_reconcile.plan.ports import RANGES, Ports
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place that was found. `after` names the steps that must have freed it or started there before."""
+    """A place that was found. `needs` are MiB by GPU; `after` names the steps that must have freed it,
+    `behind` those that start there before."""
 
     placement: Placement
-    need: int
+    needs: dict[str, int]
     after: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -48,13 +51,32 @@ def violation(engine: DesiredEngine, launch: ObservedLaunch) -> str | None:
     return None
 
 
+def _lane(accounts: tuple[Account, ...]) -> tuple[str, ...]:
+    """The steps that start on these GPUs before."""
+    return tuple(sorted({account.starts[-1] for account in accounts if account.starts}))
+
+
+def _missing(launch: ObservedLaunch, account: Account) -> int:
+    """MiB of the GPU that a launch takes beyond what it holds."""
+    need = need_mib(launch.mark.spec, account.gpu.total_mib) or 0
+    return max(0, need - account.held.get(launch.mark.launch, 0))
+
+
+def _needed(launch: ObservedLaunch, accounts: tuple[Account, ...]) -> str:
+    return "; ".join(
+        f"needs {_missing(launch, a):,} MiB more on {a.gpu.node} GPU {a.gpu.index}, "
+        f"{a.free_in_the_end:,} of {a.gpu.total_mib:,} MiB are free"
+        for a in accounts
+    )
+
+
 class Placer:
     """Finds places on one fleet, counting what it has given out."""
 
     def __init__(self, observed: ObservedState, ledger: Ledger, ports: Ports) -> None:
         self.ledger = ledger
         self.ports = ports
-        self._nodes = [node.name for node in observed.nodes]
+        self._nodes = sorted(node.name for node in observed.nodes)
         self._cpu_load = dict.fromkeys(self._nodes, 0)
         self._blind = {gap.node: gap.reason for gap in observed.gaps if gap.what == "gpus"}
         self._indices = {(gpu.node, gpu.uuid): gpu.index for gpu in observed.gpus}
@@ -67,6 +89,8 @@ class Placer:
     def is_on(self, launch: ObservedLaunch, wanted: tuple[int | str, ...]) -> bool:
         """Whether the launch runs on exactly the GPUs that the file names by index or UUID."""
         place = launch.mark.placement
+        if place.node in self._blind:
+            return True  # which index a UUID has cannot be seen now: not seen is not changed
         named = {*place.gpus, *(self._indices.get((place.node, uuid), -1) for uuid in place.gpus)}
         return len(wanted) == len(place.gpus) and all(gpu in named for gpu in wanted)
 
@@ -78,29 +102,31 @@ class Placer:
         found = self._gpus(engine, replica, evict)
         if isinstance(found, NoSpot):
             return found
-        node, accounts, need, after, notes = found
+        node, accounts, needs, freed, notes = found
         port = self._port(engine, replica, node, evict)
         if isinstance(port, NoSpot):
             return port
+        number, leaves = port
         uuids = tuple(account.gpu.uuid for account in accounts)
-        lane = [account.starts[-1] for account in accounts if account.starts]
-        after = tuple(sorted({*after, *lane}))
-        return Spot(Placement(node, port, uuids), need, after, notes)
+        after = tuple(sorted({*freed, *leaves}))
+        return Spot(Placement(node, number, uuids), needs, after, _lane(accounts), notes)
 
     def claim(self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None) -> None:
         """Counts `spot` as given out to `step`."""
         place = spot.placement
         self.ports.take(place.node, place.port, who)
         if evict is not None and evict.mark.placement.node == place.node:
-            self.ledger.swap(evict, place.gpus, step, spot.need)
+            self.ledger.swap(evict, spot.needs, step)
         else:
-            self.ledger.take(place.node, place.gpus, step, spot.need)
+            self.ledger.take(place.node, spot.needs, step)
+            if evict is not None:
+                self.ledger.give_back(evict, step)
         if not place.gpus:
             self._cpu_load[place.node] += 1
 
     def _gpus(
         self, engine: DesiredEngine, replica: int, evict: ObservedLaunch | None
-    ) -> "tuple[str, tuple[Account, ...], int, tuple[str, ...], tuple[str, ...]] | NoSpot":
+    ) -> "tuple[str, tuple[Account, ...], dict[str, int], tuple[str, ...], tuple[str, ...]] | NoSpot":
         spec = engine.launch
         if not self._nodes:
             return NoSpot("no node can be seen")
@@ -111,28 +137,58 @@ class Placer:
             node = (
                 evict.mark.placement.node if evict else min(self._nodes, key=lambda n: (self._cpu_load[n], n))
             )
-            return node, (), 0, (), note
+            return node, (), {}, (), note
         if not self.ledger.accounts:
             return self._no_gpus(engine)
         wanted = wanted_gpus(engine, replica)
-        candidates = self._pinned(wanted) if wanted else self._automatic(engine, evict)
+        candidates = self._pinned(wanted, evict) if wanted else self._automatic(engine, evict)
+        best: tuple[tuple[Account, ...], tuple[str, ...]] | None = None
         for accounts in candidates:
-            gpu = min(accounts, key=lambda a: a.gpu.total_mib).gpu
-            need = need_mib(spec, gpu.total_mib)
-            after = self._room(accounts, need, evict)
-            if after is not None:
-                unknown = (
-                    ("GPU memory need unknown: set gpu_memory to have it counted",) if need is None else ()
-                )
-                return gpu.node, accounts, need or 0, after, unknown
-        return NoSpot(self._arithmetic(engine, wanted))
+            after = self._room(accounts, spec, evict)
+            if after is not None and (best is None or not after):
+                best = accounts, after
+            if after == ():
+                break
+        if best is None:
+            return NoSpot(self._arithmetic(engine, wanted))
+        accounts, after = best
+        needs = {a.gpu.uuid: need_mib(spec, a.gpu.total_mib) for a in accounts}
+        is_unknown = None in needs.values()
+        note = ("GPU memory need unknown: set gpu_memory to have it counted",) if is_unknown else ()
+        return accounts[0].gpu.node, accounts, {uuid: mib or 0 for uuid, mib in needs.items()}, after, note
+
+    def wake(self, launch: ObservedLaunch, step: str) -> Spot | NoSpot:
+        """Counts what the launch takes when it wakes where it sleeps; a NoSpot where it does not fit."""
+        place = launch.mark.placement
+        if place.gpus and place.node in self._blind:
+            return NoSpot(f"the GPUs of {place.node} cannot be seen: {self._blind[place.node]}")
+        found = (self.ledger.account(place.node, uuid) for uuid in place.gpus)
+        accounts = tuple(account for account in found if account is not None)
+        after = self._room(accounts, launch.mark.spec, launch)
+        if after is None:
+            return NoSpot("no room to wake up: " + _needed(launch, accounts))
+        needs = {a.gpu.uuid: _missing(launch, a) for a in accounts}
+        spot = Spot(place, needs, after, _lane(accounts))
+        self.ledger.take(place.node, needs, step)
+        return spot
+
+    def queue(self, launch: ObservedLaunch, step: str) -> tuple[str, ...]:
+        """`step` waits for a launch that is starting: others start on its GPUs when it has ended."""
+        place = launch.mark.placement
+        found = (self.ledger.account(place.node, uuid) for uuid in place.gpus)
+        accounts = tuple(account for account in found if account is not None)
+        behind = _lane(accounts)
+        for account in accounts:
+            account.starts.append(step)
+        return behind
 
     def _room(
-        self, accounts: tuple[Account, ...], need: int | None, evict: ObservedLaunch | None
+        self, accounts: tuple[Account, ...], spec: LaunchSpec, evict: ObservedLaunch | None
     ) -> tuple[str, ...] | None:
         """() when there is room now, the steps to wait for when there will be, None when there is none."""
         after: set[str] = set()
         for account in accounts:
+            need = need_mib(spec, account.gpu.total_mib)
             own = account.held.get(evict.mark.launch, 0) if evict else 0
             if need is None or account.free + own >= need:
                 continue
@@ -141,9 +197,13 @@ class Placer:
             after.update(step for step, _ in account.later)
         return tuple(sorted(after))
 
-    def _pinned(self, wanted: tuple[int | str, ...]) -> list[tuple[Account, ...]]:
+    def _pinned(
+        self, wanted: tuple[int | str, ...], evict: ObservedLaunch | None
+    ) -> list[tuple[Account, ...]]:
+        """The GPUs of these names on every node that has them, the node where it runs first."""
+        home = evict.mark.placement.node if evict else None
         found = []
-        for node in self._nodes:
+        for node in sorted(self._nodes, key=lambda name: name != home):
             names: dict[int | str, Account] = {}
             for account in self.ledger.by_node.get(node, ()):
                 names[account.gpu.index] = names[account.gpu.uuid] = account
@@ -151,22 +211,23 @@ class Placer:
                 found.append(tuple(names[gpu] for gpu in wanted))
         return found
 
-    def _automatic(self, engine: DesiredEngine, evict: ObservedLaunch | None) -> list[tuple[Account, ...]]:
+    def _automatic(
+        self, engine: DesiredEngine, evict: ObservedLaunch | None
+    ) -> Iterator[tuple[Account, ...]]:
         """Candidates, best first: where it ran, the tightest fit of what is free, then of what will be."""
         spec, count = engine.launch, engine.launch.gpu_count
-        candidates = []
         if evict and len(evict.mark.placement.gpus) == count:
             place = evict.mark.placement
-            own = [self.ledger.account(place.node, uuid) for uuid in place.gpus]
-            candidates += [tuple(a for a in own if a)] if all(own) else []
+            own = tuple(a for uuid in place.gpus if (a := self.ledger.account(place.node, uuid)))
+            if len(own) == count:
+                yield own
         for node, total in self.ledger.best_nodes(count, spec)[:1]:
-            chosen = self.ledger.pick(node, total, count, need_mib(spec, total))
-            candidates += [chosen] if chosen else []
-        return candidates or self._later(engine, evict)
+            if chosen := self.ledger.pick(node, total, count, need_mib(spec, total)):
+                yield chosen
+        yield from self._later(engine, evict)
 
-    def _later(self, engine: DesiredEngine, evict: ObservedLaunch | None) -> list[tuple[Account, ...]]:
+    def _later(self, engine: DesiredEngine, evict: ObservedLaunch | None) -> Iterator[tuple[Account, ...]]:
         """Groups with room once earlier steps are done; looked for only when nothing is free now."""
-        groups = []
         for node in self._nodes:
             accounts = self.ledger.by_node.get(node, [])
             for total in sorted({a.gpu.total_mib for a in accounts}):
@@ -180,24 +241,27 @@ class Placer:
                 fitting.sort(key=lambda a: (a.free_in_the_end, a.gpu.index))
                 chosen = fitting[: engine.launch.gpu_count]
                 if len(chosen) == engine.launch.gpu_count:
-                    groups.append(tuple(sorted(chosen, key=lambda a: a.gpu.index)))
-        return groups
+                    yield tuple(sorted(chosen, key=lambda a: a.gpu.index))
 
     def _port(
         self, engine: DesiredEngine, replica: int, node: str, evict: ObservedLaunch | None
-    ) -> int | NoSpot:
+    ) -> tuple[int, tuple[str, ...]] | NoSpot:
+        """A port, and the step that must have freed it before."""
         fixed = wanted_port(engine, replica)
         own = evict.mark.placement.port if evict and evict.mark.placement.node == node else None
         if fixed is not None:
             holder = None if fixed == own else self.ports.holder(node, fixed)
-            return NoSpot(f"port {fixed} on {node} is held by {holder}") if holder else fixed
+            if holder is None:
+                return fixed, ()
+            step = self.ports.freed_by(node, fixed)
+            return (fixed, (step,)) if step else NoSpot(f"port {fixed} on {node} is held by {holder}")
         if own is not None:
-            return own
+            return own, ()
         port = self.ports.automatic(node, engine.launch.kind)
         if port is None:
             span = RANGES[engine.launch.kind]
             return NoSpot(f"no free port on {node} in {span.start}-{span.stop - 1}")
-        return port
+        return port, ()
 
     def _no_gpus(self, engine: DesiredEngine) -> NoSpot:
         if self._blind:

@@ -3,18 +3,27 @@
 from collections import defaultdict
 
 from sage_reconcile.model.actions import Action, Blocked, Kept, Plan, Step, Stop, Verdict
-from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, EngineState, ReplicaId, Strategy
-from sage_reconcile.model.observed import ObservedLaunch, ObservedState
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId, Strategy
+from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState, Orphan
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
 from sage_reconcile.plan.memory import Ledger, need_mib
+from sage_reconcile.plan.names import NO_NAMES, given_names
 from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
-from sage_reconcile.plan.steps import in_place, listing, reap_step, start_actions, stop_actions, stop_step
+from sage_reconcile.plan.steps import (
+    in_place,
+    in_reading_order,
+    reap_step,
+    start_actions,
+    stop_actions,
+    stop_step,
+)
 from sage_reconcile.plan.strategy import choose
 
 _DEFAULT = Policy()
+_SERVES = (Health.READY, Health.ASLEEP)
 _STARTS = frozenset({Verdict.START, Verdict.REPLACE, Verdict.AWAIT, Verdict.WAKE})
 
 
@@ -47,8 +56,10 @@ class _Planning:
             if launch.replica.stack == desired.stack:
                 self.launches[launch.replica].append(launch)
         self.exits = dict(observed.exits)
+        self.names = given_names(desired, observed.routing)
         self.holds = dict(policy.hold)
-        self.gaps = {gap.node: gap for gap in observed.gaps if gap.what in ("processes", "node")}
+        gaps = sorted(observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))
+        self.gaps = {gap.node: gap for gap in gaps if gap.what in ("processes", "node")}
         self.step_of: dict[str, list[str]] = defaultdict(list)
         self.stuck: dict[str, str] = {}
 
@@ -61,14 +72,13 @@ class _Planning:
         for engine in planning_order(self.desired, self._sizes()):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
-        order = sorted(self.steps, key=listing(self.desired))
         return Plan(
             stack=self.desired.stack,
-            steps=tuple(order),
+            steps=tuple(in_reading_order(self.steps)),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=self.ledger.timeline([step.id for step in self.steps]),
-            gaps=self.observed.gaps,
+            memory=self.ledger.timeline({step.id: (*step.after, *step.behind) for step in self.steps}),
+            gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
             notes=tuple(self.notes),
             described=self.observed.is_described,
         )
@@ -92,7 +102,7 @@ class _Planning:
             count = len(orphan.pids)
             cause = f"{count} process{'es' if count > 1 else ''} left over: the supervisor is gone"
             step = reap_step(orphan, cause)
-            self.ledger.give_back(orphan, step.id)
+            self._give_back(orphan, step.id)
             self._add(step)
 
     def _stop_undesired(self, wanted: set[ReplicaId]) -> None:
@@ -111,8 +121,12 @@ class _Planning:
             self.kept.append(Kept(launch.replica, Verdict.HOLD, self.gaps[node].reason))
             return
         step = stop_step(launch, cause, drain, after)
-        self.ledger.give_back(launch, step.id)
+        self._give_back(launch, step.id)
         self._add(step)
+
+    def _give_back(self, leaving: ObservedLaunch | Orphan, step: str) -> None:
+        self.ledger.give_back(leaving, step)
+        self.ports.give_back(leaving, step)
 
     def _add(self, step: Step) -> None:
         self.steps.append(step)
@@ -121,20 +135,27 @@ class _Planning:
 
     def _plan_engine(self, engine: DesiredEngine) -> None:
         stuck = next((name for name in engine.after if name in self.stuck), None)
-        previous: str | None = None
+        previous: str | None = None  # replicas of one engine change one at a time
         for number in range(engine.replicas):
             replica = ReplicaId(self.desired.stack, engine.name, number)
             launches = self.launches.get(replica, [])
             launch = primary(launches, engine)
             decision = classify(self._case(engine, replica, launch))
             if stuck and decision.verdict in (Verdict.START, Verdict.REPLACE):
-                self._block(replica, f"depends on {stuck}, which is blocked")
+                self._leave_dependent(replica, stuck)
                 continue
             step = self._step(engine, replica, launch, decision, previous)
             if step is not None:
                 self._add(step)
-                previous = step.id if step.verdict is Verdict.REPLACE else previous
-            self._stop_superseded(engine, launch, launches, step)
+                previous = step.id if step.verdict in _STARTS else previous
+            self._stop_others(engine, launch, decision, step)
+
+    def _leave_dependent(self, replica: ReplicaId, on: str) -> None:
+        if self.stuck[on] == "held":
+            self.kept.append(Kept(replica, Verdict.HOLD, f"depends on {on}, which is held"))
+            self.stuck[replica.engine] = "held"
+        else:
+            self._block(replica, f"depends on {on}, which is blocked")
 
     def _case(self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None) -> Case:
         misplaced = None
@@ -154,6 +175,7 @@ class _Planning:
             last_exit=self.exits.get(replica),
             at=self.observed.at,
             routing=self.observed.routing,
+            names=self.names.get(engine.name, NO_NAMES),
         )
 
     def _hold(self, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
@@ -176,6 +198,8 @@ class _Planning:
         verdict = decision.verdict
         if verdict in (Verdict.KEEP, Verdict.HOLD):
             self.kept.append(Kept(replica, verdict, decision.cause))
+            if verdict is Verdict.HOLD and (launch is None or launch.health is not Health.READY):
+                self.stuck[engine.name] = "held"
             return None
         if verdict is Verdict.START:
             return self._start(engine, replica, launch, decision)
@@ -185,14 +209,28 @@ class _Planning:
         if verdict is Verdict.STOP:
             self._stop(launch, decision.cause, engine.live.drain)
             return None
+        return self._in_place(engine, launch, decision)
+
+    def _in_place(self, engine: DesiredEngine, launch: ObservedLaunch, decision: Decision) -> Step | None:
+        step = f"{decision.verdict}:{launch.replica.short}"
+        after, behind = set(self._dependencies(engine)), tuple[str, ...]()
+        if decision.verdict is Verdict.WAKE:
+            spot = self.placer.wake(launch, step)
+            if isinstance(spot, NoSpot):
+                self._block(launch.replica, spot.reason)
+                return None
+            after, behind = after | set(spot.after), spot.behind
+        elif launch.health is Health.STARTING:
+            behind = self.placer.queue(launch, step)
         return Step(
-            f"{verdict}:{replica.short}",
-            verdict,
-            replica,
+            step,
+            decision.verdict,
+            launch.replica,
             decision.cause,
-            in_place(engine, launch, verdict),
-            self._dependencies(engine),
+            in_place(engine, launch, decision.verdict),
+            tuple(sorted(after)),
             changes=decision.changes,
+            behind=behind,
         )
 
     def _start(
@@ -216,6 +254,7 @@ class _Planning:
             after,
             placement=spot.placement,
             notes=spot.notes,
+            behind=spot.behind,
         )
 
     def _replace(
@@ -231,7 +270,7 @@ class _Planning:
         leave = stop_actions(old, engine.live.drain)
         if choice.strategy is Strategy.SURGE:
             self.placer.claim(choice.spot, step, replica.short)
-            self.ledger.give_back(old, step)
+            self._give_back(old, step)
             actions: tuple[Action, ...] = (*launch, *leave)
         else:
             self.placer.claim(choice.spot, step, replica.short, old)
@@ -249,6 +288,7 @@ class _Planning:
             changes=decision.changes,
             placement=choice.spot.placement,
             notes=choice.spot.notes,
+            behind=choice.spot.behind,
         )
 
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
@@ -256,21 +296,19 @@ class _Planning:
 
     def _block(self, replica: ReplicaId, reason: str) -> None:
         self.blocked.append(Blocked(replica, reason))
-        self.stuck[replica.engine] = reason
+        self.stuck[replica.engine] = "blocked"
 
-    def _stop_superseded(
-        self,
-        engine: DesiredEngine,
-        chosen: ObservedLaunch | None,
-        launches: list[ObservedLaunch],
-        step: Step | None,
+    def _stop_others(
+        self, engine: DesiredEngine, chosen: ObservedLaunch | None, decision: Decision, step: Step | None
     ) -> None:
-        """Ends the other launches of the replica, once the chosen one serves."""
-        is_blocked = any(b.replica == chosen.replica for b in self.blocked[-1:]) if chosen else False
-        for launch in sorted(launches, key=lambda one: one.mark.launch):
-            if launch is chosen or is_blocked:
-                continue
-            cause = "superseded: left by an interrupted rollout"
-            if engine.state is EngineState.STOPPED:
-                cause = self.policy.stop_cause
-            self._stop(launch, cause, engine.live.drain, (step.id,) if step else ())
+        """Ends the other launches of the replica, once the chosen one serves; none while that is not sure."""
+        if chosen is None:
+            return
+        cause, after = "superseded: left by an interrupted rollout", (step.id,) if step else ()
+        if decision.verdict is Verdict.STOP:
+            cause = decision.cause
+        elif step is None and not (decision.verdict is Verdict.KEEP and chosen.health in _SERVES):
+            return
+        for launch in sorted(self.launches[chosen.replica], key=lambda one: one.mark.launch):
+            if launch is not chosen:
+                self._stop(launch, cause, engine.live.drain, after)

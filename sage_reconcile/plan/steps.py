@@ -1,7 +1,5 @@
 """Steps and the actions that they are made of."""
 
-from collections.abc import Callable
-
 from sage_reconcile.model.actions import (
     Action,
     AwaitReady,
@@ -17,9 +15,8 @@ from sage_reconcile.model.actions import (
     Wake,
     Withdraw,
 )
-from sage_reconcile.model.desired import DesiredEngine, DesiredState, ReplicaId
-from sage_reconcile.model.observed import ObservedLaunch, Orphan, Placement
-from sage_reconcile.plan.order import planning_order
+from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
+from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan, Placement
 
 
 def stop_actions(launch: ObservedLaunch, drain: float) -> tuple[Action, ...]:
@@ -38,31 +35,27 @@ def reap_step(orphan: Orphan, cause: str) -> Step:
 
 
 def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -> tuple[Action, ...]:
-    """A new process, waited for until it has answered, then routed to."""
+    """A new process, waited for until it has answered, then routed to, or put to sleep."""
     launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live)
-    return launch, AwaitReady(replica, engine.live.health.startup_timeout), Reroute()
+    sleep = (Sleep(),) if engine.state is EngineState.ASLEEP else ()
+    return launch, AwaitReady(replica, engine.live.health.startup_timeout), *sleep, Reroute()
 
 
 def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) -> tuple[Action, ...]:
-    """What changes in a launch that goes on."""
-    wait = AwaitReady(launch.replica, engine.live.health.startup_timeout, launch)
-    if verdict is Verdict.SLEEP:
-        return Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch), Reroute()
-    if verdict is Verdict.WAKE:
-        return Wake(launch), wait, Reroute()
-    if verdict is Verdict.AWAIT:
-        return wait, Reroute()
+    """What changes in a launch that goes on: all of it, so that nothing is left for another pass."""
     is_live = launch.live is not None and launch.live != engine.live
-    return (UpdateLive(launch, engine.live), Reroute()) if is_live else (Reroute(),)
+    actions: list[Action] = [UpdateLive(launch, engine.live)] if is_live else []
+    if verdict is Verdict.WAKE:
+        actions.append(Wake(launch))
+    is_on_its_way = launch.health in (Health.STARTING, Health.FAILING, Health.BACKOFF)
+    if is_on_its_way or verdict is Verdict.WAKE:
+        actions.append(AwaitReady(launch.replica, engine.live.health.startup_timeout, launch))
+    if verdict is Verdict.SLEEP or (is_on_its_way and engine.state is EngineState.ASLEEP):
+        actions += [Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch)]
+    return *actions, Reroute()
 
 
-def listing(desired: DesiredState) -> Callable[[Step], tuple[int, int, ReplicaId, str]]:
-    """The order in which a plan is read: what ends, then engine by engine, each after what it waits for."""
-    ranks = {engine.name: number for number, engine in enumerate(planning_order(desired, {}))}
+def in_reading_order(steps: list[Step]) -> list[Step]:
+    """What ends first, then engine by engine as planned: each step after those that it waits for."""
     early = {Verdict.REAP: 0, Verdict.STOP: 1, Verdict.SLEEP: 2}
-
-    def rank(step: Step) -> tuple[int, int, ReplicaId, str]:
-        first = early.get(step.verdict, 3) if not step.after else 3
-        return first, ranks.get(step.replica.engine, -1), step.replica, step.id
-
-    return rank
+    return sorted(steps, key=lambda s: 3 if s.after or s.behind else early.get(s.verdict, 3))

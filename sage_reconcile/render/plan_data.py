@@ -54,6 +54,8 @@ def _step(step: Step) -> dict[str, Any]:
         "cause": step.cause,
         "after": list(step.after),
     }
+    if step.behind:
+        data["behind"] = list(step.behind)
     if step.changes:
         data["changes"] = list(step.changes)
     if step.strategy is not None:

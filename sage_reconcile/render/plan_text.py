@@ -84,6 +84,8 @@ def _step(step: Step, width: int) -> Iterator[Line]:
         yield "dim", f"{indent}{note}"
     if step.after:
         yield "dim", f"{indent}after {', '.join(step.after)}"
+    if step.behind:
+        yield "dim", f"{indent}starts on the same GPU once {', '.join(step.behind)} has ended"
 
 
 def where(place: Placement) -> str:
