@@ -6,7 +6,7 @@ A wake-up carries no news: each pass reads the file and the host again, so a los
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,9 @@ TICK = 0.25
 
 DEBOUNCE = 0.15
 """Seconds without a further change before a file is read: editors write in several steps."""
+
+SETTLE = 1.0
+"""Seconds after which a pass that changed something is followed by another look."""
 
 BACKOFF = 2.0
 BACKOFF_MAX = 300.0
@@ -73,8 +76,8 @@ class Work(Protocol):
         engines that are loading go on by themselves, a replacement is brought to its end."""
         ...
 
-    def pulse(self) -> object:
-        """A cheap value that changes when something happened to the engines since the last pass."""
+    def pulse(self) -> Mapping[object, object]:
+        """A cheap value for each engine that is known and left alone: it changes when something happens."""
         ...
 
     def say(self, text: str) -> None:
@@ -113,7 +116,7 @@ class Backoff:
         """The replicas that wait, with the reason."""
         now = self.clock.now()
         return tuple(
-            (replica, f"failed {t.attempts} times; next attempt in {t.until - now:.0f} s")
+            (replica, f"failed {times(t.attempts)}; next attempt in {t.until - now:.0f} s")
             for replica, t in sorted(self._trouble.items())
             if t.until > now
         )
@@ -125,6 +128,10 @@ class Backoff:
     def forget(self) -> None:
         """A new file is a new chance."""
         self._trouble.clear()
+
+
+def times(count: int) -> str:
+    return f"{count} time{'s' if count > 1 else ''}"
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:
@@ -153,6 +160,8 @@ class Watcher:
         self._backoff = Backoff(self._clock)
         self._good: tuple[StackFile, DesiredState] | None = None
         self._complaint = ""
+        self._steps: tuple[str, ...] = ()
+        self._is_settled = True
         self._nudge = asyncio.Event()
         self.stop = asyncio.Event()
 
@@ -231,22 +240,41 @@ class Watcher:
         finally:
             guard.cancel()
         self._backoff.note(result)
+        for replica, reason in self._backoff.holds():
+            if replica in dict(result.failed):
+                self._work.say(f"{replica.short}: {reason}")
+        self._note_changes(result)
         return 1 if result.failed or result.plan.blocked else 0
+
+    def _note_changes(self, result: PassResult) -> None:
+        """What happens to an engine while a pass is busy with it, no pulse tells: after changes, look again.
+        Not after the same changes again, which would be an endless haste."""
+        steps = tuple(step.id for step in result.plan.steps) if result.plan.has_changes else ()
+        self._is_settled = not steps or steps == self._steps
+        self._steps = steps
 
     async def _interrupt_on_change(self, seen: object, interrupt: asyncio.Event) -> None:
         """A pass may take minutes, an edit or a crash elsewhere should not wait for it."""
-        pulse = self._work.pulse()
+        known = dict(self._work.pulse())
         while not interrupt.is_set():
             await self._clock.wait(TICK, self.stop)
-            if self.stop.is_set() or self._signature() != seen or self._work.pulse() != pulse:
+            if self.stop.is_set() or self._signature() != seen or self._has_happened(known):
                 interrupt.set()
+
+    def _has_happened(self, known: dict[object, object]) -> bool:
+        """Whether the pulse of a known engine changed. A pass gets to know engines: those are added."""
+        now = self._work.pulse()
+        changed = any(known.get(engine, value) != value for engine, value in now.items())
+        known.update(now)
+        return changed
 
     async def _until_next(self, seen: object) -> None:
         """Waits for the interval to pass, a file to change, or something to happen to the engines."""
-        deadline = self._clock.now() + min([self._interval, *self._backoff.delays()])
-        pulse = self._work.pulse()
+        settle = [] if self._is_settled else [SETTLE]
+        deadline = self._clock.now() + min([self._interval, *self._backoff.delays(), *settle])
+        known = dict(self._work.pulse())
         while not self.stop.is_set() and self._clock.now() < deadline:
             self._nudge.clear()
             await self._clock.wait(min(TICK, self._interval), self._nudge)
-            if self._signature() != seen or self._work.pulse() != pulse:
+            if self._signature() != seen or self._has_happened(known):
                 return

@@ -24,8 +24,8 @@ def no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
         wait_until(lambda: not marked(f"{folder}/"), "no process of the test is left", 10.0)
     except pytest.fail.Exception:
         left = marked(f"{folder}/")
-        end_all([process.pid for process in left])
         lines = [f"{process.pid}: {command_line(process.pid)}" for process in left]
+        end_all([process.pid for process in left])
         pytest.fail("the test left processes behind:\n" + "\n".join(lines))
 
 

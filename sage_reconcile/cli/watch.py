@@ -149,11 +149,12 @@ class HostWork:
             if str(one.replica) not in changing
         )
 
-    def pulse(self) -> object:
-        """Which of the known supervisors live, and what state their records were written at."""
-        return tuple(
-            (pid, os.path.exists(f"/proc/{pid}"), _written(folder)) for pid, folder in self._launches
-        )
+    def pulse(self) -> dict[object, object]:
+        """Which of the known supervisors live, and when their records were last written."""
+        return {
+            (pid, folder): (os.path.exists(f"/proc/{pid}"), _written(folder))
+            for pid, folder in self._launches
+        }
 
     def say(self, text: str) -> None:
         stamp = time.strftime("%H:%M:%S")

@@ -1,4 +1,4 @@
-"""The `sage` command as a real process, in a folder and a SAGE_HOME of the test's own, and what it left running."""
+"""The `sage` command as a real process, in a folder and a SAGE_HOME of the test's own."""
 
 import contextlib
 import json
@@ -281,7 +281,7 @@ class World:
         wait_until(lambda: not marked(str(self.home)), "every process of this SAGE_HOME ends")
 
     def tidy(self) -> None:
-        """Ends commands that go on, then every launch as sage promises: SIGTERM to its supervisor is enough."""
+        """Ends commands that go on, then every launch: SIGTERM to its supervisor is promised to be enough."""
         for running in self._running:
             running.put_down()
         for _ in range(2):

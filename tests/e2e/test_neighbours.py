@@ -1,0 +1,56 @@
+"""Two stacks in one SAGE_HOME, and two SAGE_HOMEs on one host: nobody touches what is not theirs."""
+
+from collections.abc import Callable
+
+from tests.e2e.world import World, engine
+from tests.processes import free_port
+
+
+def test_two_stacks_in_one_home(world: World) -> None:
+    world.write(engine("a"), name="one")
+    world.write(engine("a"), file="two.yaml", name="two")
+    world.apply()
+    first = world.until_ready("a#0", stack="one")
+    world.apply("two.yaml")
+    second = world.until_ready("a#0", stack="two")
+    assert world.pids("one") == first
+    world.is_settled()
+
+    world.write(name="one")
+    world.apply()
+    assert world.pids("one") == {}
+    assert world.pids("two") == second
+    assert {e["stack"] for e in world("status", "--json").ok().json()["engines"]} == {"two"}
+    routing = (world.home / "routing" / "routing.json").read_text()
+    assert "two/a#0" in routing
+    assert "one/a#0" not in routing
+
+
+def test_an_engine_of_two_stacks_must_be_named_in_full(world: World) -> None:
+    for name in ("one", "two"):
+        world.write(engine("a"), file=f"{name}.yaml", name=name)
+        world.apply(f"{name}.yaml")
+    assert "several stacks: one, two" in world("stop", "a", "--yes").failed().err
+    assert "several stacks: one, two" in world("logs", "a").failed().err
+    world("stop", "one/a", "--yes").ok()
+    assert world.pids("one") == {}
+    assert world.pids("two").keys() == {"a#0"}
+
+
+def test_another_home_is_seen_and_left_alone(worlds: Callable[[str], World]) -> None:
+    ours, theirs = worlds("ours"), worlds("theirs")
+    port = free_port()
+    theirs.write(engine("a", port=port))
+    theirs.apply()
+    their_pids = theirs.until_ready("a#0")
+
+    assert "another SAGE_HOME: demo/a#0 (" in ours("status").ok().out
+    assert ours("status", "--json").ok().json()["engines"] == []
+    ours.write(engine("a", port=port), engine("b"))
+    result = ours("apply", "--yes").failed()
+    assert f"port {port}" in result.out
+    assert "demo/a#0 of" in result.out
+    ours("stop", "--all", "--yes").ok()
+    ours.until_none()
+    assert theirs.pids() == their_pids
+    theirs.is_settled()
