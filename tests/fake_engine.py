@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         for count, word in enumerate([*ARGS.answer.split(" "), None]):
             if count == ARGS.die_after_events:
                 os._exit(9)
-            choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
+            choice = {"index": 0, "delta": {"content": f"{word} "}, "text": f"{word} ", "finish_reason": None}
             event = {"id": "c", "object": "chat.completion.chunk", "model": ARGS.model, "choices": [choice]}
             line = b"data: [DONE]\n\n" if word is None else f"data: {json.dumps(event)}\n\n".encode()
             self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
