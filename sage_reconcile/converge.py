@@ -9,7 +9,7 @@ from sage_reconcile.apply.hands import Hands
 from sage_reconcile.apply.local import LocalHands, Senses
 from sage_reconcile.errors import TransientError
 from sage_reconcile.home import Home
-from sage_reconcile.model.actions import Outcome, Plan
+from sage_reconcile.model.actions import Outcome, Plan, Verdict
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState
 from sage_reconcile.observe import records
@@ -115,9 +115,17 @@ async def carry_out(
     executors: "list[Executor] | None" = None,
 ) -> tuple[Outcome, ...]:
     """Publishes what is, executes the plan, publishes what has become. `executors` receives the executor,
-    so that a caller can cancel it."""
+    so that a caller can cancel it.
+
+    Raises TransientError where routes cannot be published: before anything is begun, unless the plan only
+    ends processes, which a full disk must not prevent.
+    """
     routes = PublishedRoutes(host, survey.desired, survey.observed)
-    await routes.publish()
+    try:
+        await routes.publish()
+    except TransientError:
+        if {step.verdict for step in survey.plan.steps} not in ({Verdict.STOP}, {Verdict.STOP, Verdict.REAP}):
+            raise
     executor = Executor(host.hands, routes, progress, options)
     if executors is not None:
         executors.append(executor)

@@ -171,8 +171,10 @@ class Watcher:
         while not self.stop.is_set():
             if self._signature() != seen:
                 await self._settle()
-                self._reload()
+                # Before the reading, so that what is saved during it is read again; so are new includes.
                 seen = self._signature()
+                self._reload()
+                continue
             status = await self._pass(seen)
             if once:
                 return 1 if self._complaint else status
@@ -231,7 +233,7 @@ class Watcher:
         if self._good is None:
             return 1
         interrupt = asyncio.Event()
-        guard = asyncio.create_task(self._interrupt_on_change(seen, interrupt))
+        guard = asyncio.create_task(self._interrupt_on_change(seen, interrupt, dict(self._work.pulse())))
         try:
             result = await self._work.make_pass(*self._good, Policy(hold=self._backoff.holds()), interrupt)
         except ReconcileError as error:
@@ -253,9 +255,10 @@ class Watcher:
         self._is_settled = not steps or steps == self._steps
         self._steps = steps
 
-    async def _interrupt_on_change(self, seen: object, interrupt: asyncio.Event) -> None:
+    async def _interrupt_on_change(
+        self, seen: object, interrupt: asyncio.Event, known: dict[object, object]
+    ) -> None:
         """A pass may take minutes, an edit or a crash elsewhere should not wait for it."""
-        known = dict(self._work.pulse())
         while not interrupt.is_set():
             await self._clock.wait(TICK, self.stop)
             if self.stop.is_set() or self._signature() != seen or self._has_happened(known):
