@@ -6,7 +6,7 @@ A wake-up carries no news: each pass reads the file and the host again, so a los
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -100,13 +100,14 @@ class Backoff:
     clock: Clock
     jitter: Callable[[], float] = random.random
     _trouble: dict[ReplicaId, _Trouble] = field(default_factory=dict)
+    _held: frozenset[ReplicaId] = frozenset()
 
-    def note(self, result: PassResult) -> None:
-        """Counts the failures of a pass; what went well is forgotten."""
+    def note(self, result: PassResult, held: Iterable[tuple[ReplicaId, str]] = ()) -> None:
+        """Counts the failures of a pass, in which `held` waited; all others are forgotten."""
         failed = dict(result.failed)
-        done = {step.replica for step in result.plan.steps} - failed.keys()
-        for replica in done:
-            self._trouble.pop(replica, None)
+        self._held = frozenset(replica for replica, _ in held)
+        for replica in self._trouble.keys() - failed.keys() - self._held:
+            del self._trouble[replica]
         for replica in failed:
             attempts = self._trouble[replica].attempts + 1 if replica in self._trouble else 1
             delay = min(BACKOFF * 2 ** (attempts - 1), BACKOFF_MAX) * (0.5 + self.jitter() / 2)
@@ -122,8 +123,16 @@ class Backoff:
         )
 
     def delays(self) -> list[float]:
-        """Seconds until each waiting replica may be tried again."""
-        return [max(0.1, t.until - self.clock.now()) for t in self._trouble.values()]
+        """Seconds until each waiting replica may be tried again.
+
+        One whose time has come is due at once if the last pass held it; else that pass was its chance.
+        """
+        now = self.clock.now()
+        return [
+            max(0.1, t.until - now)
+            for replica, t in self._trouble.items()
+            if t.until > now or replica in self._held
+        ]
 
     def forget(self) -> None:
         """A new file is a new chance."""
@@ -232,27 +241,29 @@ class Watcher:
     async def _pass(self, seen: object) -> int:
         if self._good is None:
             return 1
+        held = self._backoff.holds()
         interrupt = asyncio.Event()
         guard = asyncio.create_task(self._interrupt_on_change(seen, interrupt, dict(self._work.pulse())))
         try:
-            result = await self._work.make_pass(*self._good, Policy(hold=self._backoff.holds()), interrupt)
+            result = await self._work.make_pass(*self._good, Policy(hold=held), interrupt)
         except ReconcileError as error:
             self._work.say(f"error: {error}")
             return 1
         finally:
             guard.cancel()
-        self._backoff.note(result)
+        self._backoff.note(result, held)
         for replica, reason in self._backoff.holds():
             if replica in dict(result.failed):
                 self._work.say(f"{replica.short}: {reason}")
-        self._note_changes(result)
+        self._note_changes(result, interrupt.is_set())
         return 1 if result.failed or result.plan.blocked else 0
 
-    def _note_changes(self, result: PassResult) -> None:
+    def _note_changes(self, result: PassResult, was_interrupted: bool) -> None:
         """What happens to an engine while a pass is busy with it, no pulse tells: after changes, look again.
-        Not after the same changes again, which would be an endless haste."""
+        Not after the same changes again, which would be an endless haste. What interrupted a pass was not
+        dealt with by it."""
         steps = tuple(step.id for step in result.plan.steps) if result.plan.has_changes else ()
-        self._is_settled = not steps or steps == self._steps
+        self._is_settled = not was_interrupted and (not steps or steps == self._steps)
         self._steps = steps
 
     async def _interrupt_on_change(

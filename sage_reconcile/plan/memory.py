@@ -2,11 +2,10 @@
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sage_reconcile.engines.registry import runtime
-from sage_reconcile.model.actions import GpuTimeline
 from sage_reconcile.model.desired import LaunchSpec
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState, Orphan
 
@@ -47,6 +46,12 @@ class Account:
         return self.free + sum(mib for _, mib in self.later)
 
 
+def missing_mib(launch: ObservedLaunch, account: Account) -> int:
+    """MiB of the GPU that a launch needs beyond what it holds: what waking up takes."""
+    need = need_mib(launch.mark.spec, account.gpu.total_mib) or 0
+    return max(0, need - account.held.get(launch.mark.launch, 0))
+
+
 class Ledger:
     """All accounts of a fleet, with an index by free memory so that best fit needs no scan."""
 
@@ -59,7 +64,11 @@ class Ledger:
             account = _open_account(gpu, owners.get(key, ()))
             self.accounts[key] = account
             self.by_node[gpu.node].append(account)
-        self._ranks: dict[tuple[int, int], list[tuple[int, str]]] = {}
+        self.sizes = sorted({account.gpu.total_mib for account in self.accounts.values()})
+        self._ranks = (
+            _Ranks(self.by_node, lambda account: account.free),
+            _Ranks(self.by_node, lambda account: account.free_in_the_end),
+        )
 
     def account(self, node: str, uuid: str) -> Account | None:
         return self.accounts.get((node, uuid))
@@ -78,7 +87,7 @@ class Ledger:
         for account in self.by_node.get(node, ()):
             mib = account.held.get(launch.mark.launch, 0)
             if mib:
-                account.later.append((step, mib))
+                self._change(account, later=(step, mib))
                 account.flow.append((step, 0, mib))
 
     def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str) -> None:
@@ -90,19 +99,19 @@ class Ledger:
             if mib:
                 account.flow.append((step, 0, mib))
                 used_again = min(mib, taken)
-                account.later += [(step, mib - used_again)] if mib > used_again else []
-                self._change(account, used_again)
+                self._change(account, used_again, (step, mib - used_again) if mib > used_again else None)
             if account.gpu.uuid in needs:
                 self.take(node, {account.gpu.uuid: taken}, step)
 
-    def best_nodes(self, count: int, spec: LaunchSpec) -> list[tuple[str, int]]:
+    def best_nodes(self, count: int, spec: LaunchSpec, in_the_end: bool = False) -> list[tuple[str, int]]:
         """Nodes where `count` GPUs of one size have room, tightest fit first, as (node, GPU size).
 
-        With a need that is not known: the node with the emptiest GPUs.
+        `in_the_end`: once all steps so far are done. With a need that is not known: the node with the
+        emptiest GPUs.
         """
         found: list[tuple[int, str, int]] = []
-        for total in sorted({account.gpu.total_mib for account in self.accounts.values()}):
-            ranks = self._rank(count, total)
+        for total in self.sizes:
+            ranks = self._ranks[in_the_end].of(count, total)
             need = need_mib(spec, total)
             if need is None:
                 spot = bisect_left(ranks, (ranks[-1][0], "")) if ranks else 0
@@ -112,46 +121,75 @@ class Ledger:
                 found += [(free - need, node, total) for free, node in ranks[spot : spot + 1]]
         return [(node, total) for _, node, total in sorted(found)]
 
-    def pick(self, node: str, total: int, count: int, need: int | None) -> tuple[Account, ...]:
+    def pick(
+        self, node: str, total: int, count: int, need: int | None, in_the_end: bool = False
+    ) -> tuple[Account, ...]:
         """The `count` accounts of this size with the tightest fit; the emptiest where `need` is unknown."""
-        accounts = [a for a in self.by_node.get(node, ()) if a.gpu.total_mib == total]
+        rooms = [
+            (account.free_in_the_end if in_the_end else account.free, account.gpu.index, account)
+            for account in self.by_node.get(node, ())
+            if account.gpu.total_mib == total
+        ]
         if need is None:
-            accounts.sort(key=lambda a: (-a.free, a.gpu.index))
+            rooms.sort(key=lambda room: (-room[0], room[1]))
         else:
-            accounts = [a for a in accounts if a.free >= need]
-            accounts.sort(key=lambda a: (a.free, a.gpu.index))
-        chosen = accounts[:count]
+            rooms = [room for room in rooms if room[0] >= need]
+            rooms.sort(key=lambda room: room[:2])
+        chosen = [account for _, _, account in rooms[:count]]
         return tuple(sorted(chosen, key=lambda a: a.gpu.index)) if len(chosen) == count else ()
 
-    def timeline(self, before: Mapping[str, tuple[str, ...]]) -> tuple[GpuTimeline, ...]:
-        """Each GPU as it is, at its worst moment and at the end; `before` has what each step waits for.
+    def emptiest(self, count: int) -> list[Account]:
+        """The `count` GPUs that have most free in the end, by node and index where they are equal."""
+        found: list[Account] = []
+        for total in self.sizes:
+            ranks, end = self._ranks[True].of(1, total), None
+            while end != 0 and len(found) < count * len(self.sizes):
+                spot = bisect_left(ranks, (ranks[:end][-1][0], ""))
+                nodes = [node for _, node in ranks[spot:end][:count]]
+                found += [a for node in nodes for a in self.by_node[node] if a.gpu.total_mib == total]
+                end = spot
+        return sorted(found, key=lambda a: (-a.free_in_the_end, a.gpu.node, a.gpu.index))[:count]
 
-        What a step gives back is counted on for those that wait for it: others may run earlier.
-        """
-        waits = _Waits(before)
-        return tuple(_line(account, waits) for account in self.accounts.values())
-
-    def _change(self, account: Account, mib: int) -> None:
-        node, total = account.gpu.node, account.gpu.total_mib
-        keys = [key for key in self._ranks if key[1] == total]
-        for key in keys:
-            if (entry := self._kth_free(node, *key)) is not None:
-                ranks = self._ranks[key]
-                del ranks[bisect_left(ranks, (entry, node))]
+    def _change(self, account: Account, mib: int = 0, later: tuple[str, int] | None = None) -> None:
+        for ranks in self._ranks:
+            ranks.leave(account)
         account.free += mib
-        for key in keys:
-            if (entry := self._kth_free(node, *key)) is not None:
-                insort(self._ranks[key], (entry, node))
+        account.later += [later] if later else []
+        for ranks in self._ranks:
+            ranks.enter(account)
 
-    def _rank(self, count: int, total: int) -> list[tuple[int, str]]:
-        """Nodes by the free memory of their `count`-th emptiest GPU of this size, ascending."""
-        if (count, total) not in self._ranks:
-            entries = ((self._kth_free(node, count, total), node) for node in self.by_node)
-            self._ranks[count, total] = sorted((free, node) for free, node in entries if free is not None)
-        return self._ranks[count, total]
 
-    def _kth_free(self, node: str, count: int, total: int) -> int | None:
-        free = sorted((a.free for a in self.by_node[node] if a.gpu.total_mib == total), reverse=True)
+class _Ranks:
+    """Nodes by how much the `count`-th emptiest of their GPUs of one size has free, ascending."""
+
+    def __init__(self, by_node: Mapping[str, list[Account]], free: Callable[[Account], int]) -> None:
+        self._by_node = by_node
+        self._free = free
+        self._lists: dict[tuple[int, int], list[tuple[int, str]]] = {}
+
+    def of(self, count: int, total: int) -> list[tuple[int, str]]:
+        if (count, total) not in self._lists:
+            entries = ((self._kth(node, count, total), node) for node in self._by_node)
+            self._lists[count, total] = sorted((free, node) for free, node in entries if free is not None)
+        return self._lists[count, total]
+
+    def leave(self, account: Account) -> None:
+        """Must be called before the account changes, `enter` after."""
+        for ranks, entry in self._entries(account):
+            del ranks[bisect_left(ranks, entry)]
+
+    def enter(self, account: Account) -> None:
+        for ranks, entry in self._entries(account):
+            insort(ranks, entry)
+
+    def _entries(self, account: Account) -> Iterator[tuple[list[tuple[int, str]], tuple[int, str]]]:
+        node = account.gpu.node
+        for (count, total), ranks in self._lists.items():
+            if total == account.gpu.total_mib and (free := self._kth(node, count, total)) is not None:
+                yield ranks, (free, node)
+
+    def _kth(self, node: str, count: int, total: int) -> int | None:
+        free = sorted((self._free(a) for a in self._by_node[node] if a.gpu.total_mib == total), reverse=True)
         return free[count - 1] if count <= len(free) else None
 
 
@@ -173,33 +211,3 @@ def _open_account(gpu: ObservedGpu, owners: tuple[()] | list[ObservedLaunch | Or
     ours = measured or sum(held.values())
     foreign = max(0, gpu.used_mib - ours)
     return Account(gpu, foreign, held, gpu.total_mib - foreign - sum(held.values()))
-
-
-class _Waits:
-    """Which steps are over when a step begins."""
-
-    def __init__(self, before: Mapping[str, tuple[str, ...]]) -> None:
-        self._before = before
-        self._known: dict[str, frozenset[str]] = {}
-
-    def of(self, step: str) -> frozenset[str]:
-        """Everything that `step` waits for, directly or not."""
-        if step not in self._known:
-            direct = self._before.get(step, ())
-            self._known[step] = frozenset(direct).union(*(self.of(other) for other in direct))
-        return self._known[step]
-
-
-def _line(account: Account, waits: _Waits) -> GpuTimeline:
-    gpu, flow = account.gpu, account.flow
-    before = peak = account.foreign + sum(account.held.values())
-    gives = [(number, step, given) for number, (step, _, given) in enumerate(flow) if given]
-    taken_so_far = 0
-    for number, (step, taken, _) in enumerate(flow):
-        if taken:
-            taken_so_far += taken
-            over = waits.of(step) if gives else frozenset()
-            given = sum(mib for n, other, mib in gives if other in over or (other == step and n < number))
-            peak = max(peak, before + taken_so_far - given)
-    after = before + taken_so_far - sum(mib for _, _, mib in gives)
-    return GpuTimeline(gpu.node, gpu.index, gpu.uuid, gpu.name, gpu.total_mib, before, peak, after)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState, Placement
-from sage_reconcile.plan.memory import Account, Ledger, need_mib
+from sage_reconcile.plan.explain import no_room_to_wake, shortage
+from sage_reconcile.plan.memory import Account, Ledger, missing_mib, need_mib
 from sage_reconcile.plan.ports import RANGES, Ports
 
 
@@ -52,22 +53,10 @@ def violation(engine: DesiredEngine, launch: ObservedLaunch) -> str | None:
 
 
 def _lane(accounts: tuple[Account, ...]) -> tuple[str, ...]:
-    """The steps that start on these GPUs before."""
-    return tuple(sorted({account.starts[-1] for account in accounts if account.starts}))
-
-
-def _missing(launch: ObservedLaunch, account: Account) -> int:
-    """MiB of the GPU that a launch takes beyond what it holds."""
-    need = need_mib(launch.mark.spec, account.gpu.total_mib) or 0
-    return max(0, need - account.held.get(launch.mark.launch, 0))
-
-
-def _needed(launch: ObservedLaunch, accounts: tuple[Account, ...]) -> str:
-    return "; ".join(
-        f"needs {_missing(launch, a):,} MiB more on {a.gpu.node} GPU {a.gpu.index}, "
-        f"{a.free_in_the_end:,} of {a.gpu.total_mib:,} MiB are free"
-        for a in accounts
-    )
+    """The steps that start or end something on these GPUs before: an engine that measures a GPU while
+    another comes or goes there takes a wrong share of it."""
+    ending = {step for account in accounts for step, _ in account.later}
+    return tuple(sorted({account.starts[-1] for account in accounts if account.starts} | ending))
 
 
 class Placer:
@@ -114,6 +103,8 @@ class Placer:
     def claim(self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None) -> None:
         """Counts `spot` as given out to `step`."""
         place = spot.placement
+        if evict is not None:
+            self.ports.give_back(evict, step)
         self.ports.take(place.node, place.port, who)
         if evict is not None and evict.mark.placement.node == place.node:
             self.ledger.swap(evict, spot.needs, step)
@@ -150,7 +141,7 @@ class Placer:
             if after == ():
                 break
         if best is None:
-            return NoSpot(self._arithmetic(engine, wanted))
+            return NoSpot(shortage(engine.launch, wanted, self.ledger))
         accounts, after = best
         needs = {a.gpu.uuid: need_mib(spec, a.gpu.total_mib) for a in accounts}
         is_unknown = None in needs.values()
@@ -166,8 +157,8 @@ class Placer:
         accounts = tuple(account for account in found if account is not None)
         after = self._room(accounts, launch.mark.spec, launch)
         if after is None:
-            return NoSpot("no room to wake up: " + _needed(launch, accounts))
-        needs = {a.gpu.uuid: _missing(launch, a) for a in accounts}
+            return NoSpot(no_room_to_wake(launch, accounts))
+        needs = {a.gpu.uuid: missing_mib(launch, a) for a in accounts}
         spot = Spot(place, needs, after, _lane(accounts))
         self.ledger.take(place.node, needs, step)
         return spot
@@ -227,21 +218,21 @@ class Placer:
         yield from self._later(engine, evict)
 
     def _later(self, engine: DesiredEngine, evict: ObservedLaunch | None) -> Iterator[tuple[Account, ...]]:
-        """Groups with room once earlier steps are done; looked for only when nothing is free now."""
-        for node in self._nodes:
-            accounts = self.ledger.by_node.get(node, [])
-            for total in sorted({a.gpu.total_mib for a in accounts}):
-                need = need_mib(engine.launch, total) or 0
-                fitting = [
-                    a
-                    for a in accounts
-                    if a.gpu.total_mib == total
-                    and a.free_in_the_end + (a.held.get(evict.mark.launch, 0) if evict else 0) >= need
-                ]
-                fitting.sort(key=lambda a: (a.free_in_the_end, a.gpu.index))
-                chosen = fitting[: engine.launch.gpu_count]
-                if len(chosen) == engine.launch.gpu_count:
-                    yield tuple(sorted(chosen, key=lambda a: a.gpu.index))
+        """Groups with room once earlier steps are done: on its own node, then the tightest fit anywhere."""
+        spec, count = engine.launch, engine.launch.gpu_count
+        if evict:
+            home = self.ledger.by_node.get(evict.mark.placement.node, [])
+            for total in self.ledger.sizes:
+                equal = sorted(
+                    (a for a in home if a.gpu.total_mib == total),
+                    key=lambda a: (a.free_in_the_end, a.gpu.index),
+                )
+                fitting = [a for a in equal if self._room((a,), spec, evict) is not None][:count]
+                if len(fitting) == count:
+                    yield tuple(sorted(fitting, key=lambda a: a.gpu.index))
+        for node, total in self.ledger.best_nodes(count, spec, in_the_end=True)[:1]:
+            if chosen := self.ledger.pick(node, total, count, need_mib(spec, total), in_the_end=True):
+                yield chosen
 
     def _port(
         self, engine: DesiredEngine, replica: int, node: str, evict: ObservedLaunch | None
@@ -276,25 +267,3 @@ class Placer:
     def _some_nodes(self) -> str:
         names = ", ".join(self._nodes[:3])
         return f"{names} or {len(self._nodes) - 3} others" if len(self._nodes) > 3 else names
-
-    def _arithmetic(self, engine: DesiredEngine, wanted: tuple[int | str, ...] | None) -> str:
-        """The need and, GPU by GPU, what is free and who holds the rest."""
-        count = engine.launch.gpu_count
-        accounts = list(self.ledger.accounts.values())
-        if wanted:
-            named = [a for a in accounts if a.gpu.index in wanted or a.gpu.uuid in wanted]
-            if not named:
-                return f"no node has the GPUs {', '.join(map(str, wanted))}"
-            accounts = named
-        elif all(len(group) < count for group in self.ledger.by_node.values()):
-            most = max(len(group) for group in self.ledger.by_node.values())
-            return f"needs {count} GPUs on one node (TP x PP), the largest node has {most}"
-        accounts.sort(key=lambda a: (-a.free_in_the_end, a.gpu.node, a.gpu.index))
-        need = need_mib(engine.launch, accounts[0].gpu.total_mib) or 0
-        gpus = [
-            f"{a.gpu.node} GPU {a.gpu.index}: {a.free_in_the_end:,} of {a.gpu.total_mib:,} MiB free"
-            + (f", {a.foreign:,} used by others" if a.foreign else "")
-            for a in accounts[:4]
-        ]
-        more = [f"{len(accounts) - 4} more with no more free"] if len(accounts) > 4 else []
-        return f"needs {need:,} MiB on {count} GPU{'s' if count > 1 else ''}; " + "; ".join([*gpus, *more])

@@ -1,26 +1,25 @@
 """The planner: `reconcile(desired, observed, policy) -> Plan`, a pure function of its arguments."""
 
 from collections import defaultdict
+from dataclasses import replace
 
-from sage_reconcile.model.actions import Action, Blocked, Kept, Plan, Step, Stop, Verdict
-from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId, Strategy
-from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState, Orphan
+from sage_reconcile.model.actions import Blocked, Kept, Plan, Step, Verdict
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId
+from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
 from sage_reconcile.plan.memory import Ledger, need_mib
+from sage_reconcile.plan.moves import Moves
 from sage_reconcile.plan.names import NO_NAMES, given_names
 from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
 from sage_reconcile.plan.steps import (
-    in_place,
     in_reading_order,
     reap_step,
-    start_actions,
-    stop_actions,
     stop_step,
 )
-from sage_reconcile.plan.strategy import choose
+from sage_reconcile.plan.timeline import timeline
 
 _DEFAULT = Policy()
 _SERVES = (Health.READY, Health.ASLEEP)
@@ -45,8 +44,9 @@ class _Planning:
         self.policy = policy
         self.ledger = Ledger(observed)
         pinned = {wanted_port(e, r) for e in desired.engines for r in range(e.replicas)} - {None}
-        self.ports = Ports(observed, frozenset(port for port in pinned if port is not None))
-        self.placer = Placer(observed, self.ledger, self.ports)
+        ports = Ports(observed, frozenset(port for port in pinned if port is not None))
+        self.placer = Placer(observed, self.ledger, ports)
+        self.moves = Moves(self.placer)
         self.steps: list[Step] = []
         self.blocked: list[Blocked] = []
         self.kept: list[Kept] = []
@@ -77,7 +77,7 @@ class _Planning:
             steps=tuple(in_reading_order(self.steps)),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=self.ledger.timeline({step.id: (*step.after, *step.behind) for step in self.steps}),
+            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
             notes=tuple(self.notes),
             described=self.observed.is_described,
@@ -102,7 +102,7 @@ class _Planning:
             count = len(orphan.pids)
             cause = f"{count} process{'es' if count > 1 else ''} left over: the supervisor is gone"
             step = reap_step(orphan, cause)
-            self._give_back(orphan, step.id)
+            self.moves.give_back(orphan, step.id)
             self._add(step)
 
     def _stop_undesired(self, wanted: set[ReplicaId]) -> None:
@@ -121,12 +121,8 @@ class _Planning:
             self.kept.append(Kept(launch.replica, Verdict.HOLD, self.gaps[node].reason))
             return
         step = stop_step(launch, cause, drain, after)
-        self._give_back(launch, step.id)
+        self.moves.give_back(launch, step.id)
         self._add(step)
-
-    def _give_back(self, leaving: ObservedLaunch | Orphan, step: str) -> None:
-        self.ledger.give_back(leaving, step)
-        self.ports.give_back(leaving, step)
 
     def _add(self, step: Step) -> None:
         self.steps.append(step)
@@ -201,95 +197,17 @@ class _Planning:
             if verdict is Verdict.HOLD and (launch is None or launch.health is not Health.READY):
                 self.stuck[engine.name] = "held"
             return None
-        if verdict is Verdict.START:
-            return self._start(engine, replica, launch, decision)
-        assert launch is not None
-        if verdict is Verdict.REPLACE:
-            return self._replace(engine, launch, decision, previous)
-        if verdict is Verdict.STOP:
+        if launch is not None and verdict is Verdict.STOP:
             self._stop(launch, decision.cause, engine.live.drain)
             return None
-        return self._in_place(engine, launch, decision)
-
-    def _in_place(self, engine: DesiredEngine, launch: ObservedLaunch, decision: Decision) -> Step | None:
-        step = f"{decision.verdict}:{launch.replica.short}"
-        after, behind = set(self._dependencies(engine)), tuple[str, ...]()
-        if decision.verdict is Verdict.WAKE:
-            spot = self.placer.wake(launch, step)
-            if isinstance(spot, NoSpot):
-                self._block(launch.replica, spot.reason)
-                return None
-            after, behind = after | set(spot.after), spot.behind
-        elif launch.health is Health.STARTING:
-            behind = self.placer.queue(launch, step)
-        return Step(
-            step,
-            decision.verdict,
-            launch.replica,
-            decision.cause,
-            in_place(engine, launch, decision.verdict),
-            tuple(sorted(after)),
-            changes=decision.changes,
-            behind=behind,
-        )
-
-    def _start(
-        self, engine: DesiredEngine, replica: ReplicaId, ending: ObservedLaunch | None, decision: Decision
-    ) -> Step | None:
-        spot = self.placer.find(engine, replica.replica, evict=ending)
-        if isinstance(spot, NoSpot):
-            self._block(replica, spot.reason)
+        step = self.moves.step(engine, replica, launch, decision)
+        if isinstance(step, NoSpot):
+            self._block(replica, step.reason)
             return None
-        step = f"start:{replica.short}"
-        self.placer.claim(spot, step, replica.short, ending)
-        first: tuple[Action, ...] = (Stop(ending, 0.0),) if ending else ()
-        actions = (*first, *start_actions(engine, replica, spot.placement))
-        after = tuple(sorted({*spot.after, *self._dependencies(engine)}))
-        return Step(
-            step,
-            Verdict.START,
-            replica,
-            decision.cause,
-            actions,
-            after,
-            placement=spot.placement,
-            notes=spot.notes,
-            behind=spot.behind,
-        )
-
-    def _replace(
-        self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision, previous: str | None
-    ) -> Step | None:
-        replica = old.replica
-        choice = choose(engine, old, self.placer, engine.name in self.policy.restart)
-        if isinstance(choice, NoSpot):
-            self._block(replica, choice.reason)
-            return None
-        step = f"replace:{replica.short}"
-        launch = start_actions(engine, replica, choice.spot.placement)
-        leave = stop_actions(old, engine.live.drain)
-        if choice.strategy is Strategy.SURGE:
-            self.placer.claim(choice.spot, step, replica.short)
-            self._give_back(old, step)
-            actions: tuple[Action, ...] = (*launch, *leave)
-        else:
-            self.placer.claim(choice.spot, step, replica.short, old)
-            actions = (*leave, *launch)
-        after = {*choice.spot.after, *self._dependencies(engine), *([previous] if previous else [])}
-        return Step(
-            id=step,
-            verdict=Verdict.REPLACE,
-            replica=replica,
-            cause=decision.cause,
-            actions=actions,
-            after=tuple(sorted(after)),
-            strategy=choice.strategy,
-            reason=choice.reason,
-            changes=decision.changes,
-            placement=choice.spot.placement,
-            notes=choice.spot.notes,
-            behind=choice.spot.behind,
-        )
+        after = {*step.after, *self._dependencies(engine)}
+        if previous and verdict is Verdict.REPLACE:
+            after.add(previous)
+        return replace(step, after=tuple(sorted(after)))
 
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))

@@ -25,7 +25,7 @@ from tests.plan.fleets import hosts, stacks
 T = TypeVar("T")
 
 bounded = settings(
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

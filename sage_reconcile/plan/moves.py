@@ -1,0 +1,104 @@
+"""Steps that start, replace or change an engine: found a place, counted, and put into actions."""
+
+from sage_reconcile.model.actions import Action, Step, Stop, Verdict
+from sage_reconcile.model.desired import DesiredEngine, ReplicaId, Strategy
+from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
+from sage_reconcile.plan.classify import Decision
+from sage_reconcile.plan.place import NoSpot, Placer
+from sage_reconcile.plan.steps import in_place, start_actions, stop_actions
+from sage_reconcile.plan.strategy import choose
+
+
+class Moves:
+    """Makes steps and counts what they take and give back. `after` has only what memory and ports need."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+
+    def step(
+        self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None, decision: Decision
+    ) -> Step | NoSpot:
+        """The step that carries the decision out, or why there is no place for it."""
+        if launch is None or decision.verdict is Verdict.START:
+            return self._start(engine, replica, launch, decision)
+        if decision.verdict is Verdict.REPLACE:
+            return self._replace(engine, launch, decision)
+        return self._in_place(engine, launch, decision)
+
+    def give_back(self, leaving: ObservedLaunch | Orphan, step: str) -> None:
+        """`step` ends `leaving`: its memory and port are for those that come after the step."""
+        self._placer.ledger.give_back(leaving, step)
+        self._placer.ports.give_back(leaving, step)
+
+    def _start(
+        self, engine: DesiredEngine, replica: ReplicaId, ending: ObservedLaunch | None, decision: Decision
+    ) -> Step | NoSpot:
+        spot = self._placer.find(engine, replica.replica, evict=ending)
+        if isinstance(spot, NoSpot):
+            return spot
+        step = f"start:{replica.short}"
+        self._placer.claim(spot, step, replica.short, ending)
+        first: tuple[Action, ...] = (Stop(ending, 0.0),) if ending else ()
+        return Step(
+            step,
+            Verdict.START,
+            replica,
+            decision.cause,
+            (*first, *start_actions(engine, replica, spot.placement)),
+            spot.after,
+            placement=spot.placement,
+            notes=spot.notes,
+            behind=spot.behind,
+        )
+
+    def _replace(self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision) -> Step | NoSpot:
+        replica = old.replica
+        choice = choose(engine, old, self._placer)
+        if isinstance(choice, NoSpot):
+            return choice
+        spot, step = choice.spot, f"replace:{replica.short}"
+        launch = start_actions(engine, replica, spot.placement)
+        leave = stop_actions(old, engine.live.drain)
+        if choice.strategy is Strategy.SURGE:
+            self._placer.claim(spot, step, replica.short)
+            self.give_back(old, step)
+            actions: tuple[Action, ...] = (*launch, *leave)
+        else:
+            self._placer.claim(spot, step, replica.short, old)
+            actions = (*leave, *launch)
+        return Step(
+            id=step,
+            verdict=Verdict.REPLACE,
+            replica=replica,
+            cause=decision.cause,
+            actions=actions,
+            after=spot.after,
+            strategy=choice.strategy,
+            reason=choice.reason,
+            changes=decision.changes,
+            placement=spot.placement,
+            notes=spot.notes,
+            behind=spot.behind,
+        )
+
+    def _in_place(self, engine: DesiredEngine, launch: ObservedLaunch, decision: Decision) -> Step | NoSpot:
+        step = f"{decision.verdict}:{launch.replica.short}"
+        after: tuple[str, ...] = ()
+        behind: tuple[str, ...] = ()
+        if decision.verdict is Verdict.WAKE:
+            spot = self._placer.wake(launch, step)
+            if isinstance(spot, NoSpot):
+                return spot
+            after, behind = spot.after, spot.behind
+        elif launch.health is Health.STARTING:
+            behind = self._placer.queue(launch, step)
+        return Step(
+            step,
+            decision.verdict,
+            launch.replica,
+            decision.cause,
+            in_place(engine, launch, decision.verdict),
+            after,
+            changes=decision.changes,
+            behind=behind,
+        )
