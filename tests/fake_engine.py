@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
     p.add_argument("--stall-file", help="while this file exists, generation hangs; GET requests answer")
     p.add_argument("--slow-health-file", help="while this file exists, /health hangs; all else answers")
+    p.add_argument("--no-models", action="store_true", help="/v1/models answers 500")
     p.add_argument("--no-chat", action="store_true", help="no chat template: chat answers 400")
     p.add_argument("--print-bytes", type=int, default=0, help="write so much output at start, in lines")
     p.add_argument("--children", type=int, default=0, help="worker processes to start")
@@ -92,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
                 print("slow health", flush=True)
                 self.hang(ARGS.slow_health_file)
             self.reply(200, {})
+        elif self.path == "/v1/models" and ARGS.no_models:
+            self.reply(500, {"error": {"message": "no cache to list", "type": "server_error"}})
         elif self.path == "/v1/models":
             self.reply(200, {"object": "list", "data": [{"id": ARGS.model, "object": "model"}]})
         elif self.path == "/metrics":

@@ -8,7 +8,7 @@ from sage_reconcile.model.desired import Kind
 # A request that breaks engines must not go through all of them, one after another.
 MAX_SENDS = 3
 # Waits between tries where nothing else serves the model: long enough for a gateway's restart.
-WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.5)
+WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.5, 2.0, 2.0, 2.0)
 
 
 class Attempts:
@@ -23,7 +23,7 @@ class Attempts:
         self._avoid: set[str] = set()
         self._sends = 0
         self._waits = list(WAITS_S)
-        self._has_chosen_anew = False
+        self._was_not_found = False
 
     def known(self) -> Target | None:
         """Where the next try goes, or None if that takes a look()."""
@@ -68,7 +68,15 @@ class Attempts:
             self._sends += 1
             has_other = self._backends.has_other(target.model, self._avoid)
             return 0.0 if has_other and self._sends < MAX_SENDS else None
-        if is_unknown_model(error) and self._model is None and not self._has_chosen_anew:
-            self._has_chosen_anew = True
-            return 0.0 if self._backends.forget_default(self._kind, target.model) else None
+        if status_of(error) == 404 and not self._was_not_found:
+            self._was_not_found = True
+            return 0.0 if self._may_serve_elsewhere(error, target) else None
         return None
+
+    def _may_serve_elsewhere(self, error: Exception, target: Target) -> bool:
+        """Whether another try makes sense after a 404: what this client knows may be outdated."""
+        if not target.endpoint.is_gateway:
+            self._backends.lost(target.endpoint.url)
+            return True
+        is_default = self._model is None and is_unknown_model(error)
+        return is_default and self._backends.forget_default(self._kind, target.model)

@@ -48,13 +48,11 @@ class Backends:
     def known(self, kind: Kind, model: str | None, avoid: Collection[str]) -> Target | None:
         """Where to send without looking anywhere, or None if a look is needed. `avoid` are URLs."""
         with self._lock:
-            name = model or self._defaults.get(kind)
-            if name is None:
+            name = model or self._default(kind)
+            if name is None or (self._is_stale() and not self._settings.url):
                 return None
             if self._settings.url:
                 return Target(given_endpoint(self._settings), name)
-            if self._is_stale():
-                return None
             return self._pick(name, avoid)
 
     def look(self, kind: Kind, model: str | None, avoid: Collection[str]) -> Target:
@@ -70,6 +68,11 @@ class Backends:
         with self._lock:
             name = model or self._default(kind)
             target = self._pick(name, avoid) or self._pick(name, ())
+            if target is None and model is None and self._forget(kind, name):
+                name = self._default(kind)
+                target = self._pick(name, ())
+            if name is None:
+                raise UnknownModelError(self._none_of(kind))
             if target is None:
                 raise UnknownModelError(self._unknown(name, kind, is_default=model is None))
             return target
@@ -94,17 +97,23 @@ class Backends:
             return any(e.serves(model) and e.url not in avoid for e in self._endpoints)
 
     def forget_default(self, kind: Kind, model: str) -> bool:
-        """The chat model that this client chose is gone: the next request chooses anew. False if it may not.
+        """The chat model that this client chose is gone: the next try chooses anew. False if it may not.
 
         A default that was given is kept, and so is an embedding model: vectors of another model could not be
         compared with those that the caller has already.
         """
         with self._lock:
-            is_chosen = kind not in self._settings.models and self._defaults.get(kind) == model
-            if kind is Kind.EMBEDDING or not is_chosen:
+            if not self._forget(kind, model):
                 return False
-            del self._defaults[kind]
+            self._endpoints, self._looked_at = (), None
             return True
+
+    def _forget(self, kind: Kind, model: str | None) -> bool:
+        is_chosen = kind not in self._settings.models and self._defaults.get(kind) == model
+        if kind is Kind.EMBEDDING or model is None or not is_chosen:
+            return False
+        del self._defaults[kind]
+        return True
 
     def _is_stale(self) -> bool:
         if self._looked_at is None:
@@ -112,22 +121,20 @@ class Backends:
         is_gateway = all(endpoint.is_gateway for endpoint in self._endpoints)
         return not is_gateway and time.monotonic() - self._looked_at > REFRESH_S
 
-    def _pick(self, model: str, avoid: Collection[str]) -> Target | None:
-        able = [e for e in self._endpoints if e.serves(model) and e.url not in avoid]
-        if not able:
+    def _pick(self, model: str | None, avoid: Collection[str]) -> Target | None:
+        able = [e for e in self._endpoints if model and e.serves(model) and e.url not in avoid]
+        if model is None or not able:
             return None
         self._turn += 1
         return Target(able[self._turn % len(able)], model)
 
-    def _default(self, kind: Kind) -> str:
-        """The default model of a kind: once chosen, it stays."""
+    def _default(self, kind: Kind) -> str | None:
+        """The default model of a kind, None if none is listed. Once chosen, it stays."""
         if kind not in self._defaults:
             listed = [model for endpoint in self._endpoints for model in endpoint.models]
-            chosen = _first_of(listed, kind)
-            if chosen is None:
-                raise UnknownModelError(self._none_of(kind))
-            self._defaults[kind] = chosen.name
-        return self._defaults[kind]
+            if chosen := _first_of(listed, kind):
+                self._defaults[kind] = chosen.name
+        return self._defaults.get(kind)
 
     def _names(self) -> str:
         names = list(dict.fromkeys(model.name for e in self._endpoints for model in e.models))
