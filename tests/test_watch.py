@@ -56,7 +56,7 @@ class FakeWork:
         return PassResult(Plan(desired.stack))
 
     def pulse(self) -> Mapping[object, object]:
-        return self.beat
+        return dict(self.beat)
 
     def say(self, text: str) -> None:
         self.said.append(text)

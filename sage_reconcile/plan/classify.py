@@ -33,9 +33,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """`stays`: a replacement has to take the place of the old one."""
+
     verdict: Verdict
     cause: str
     changes: tuple[str, ...] = ()
+    stays: bool = False
 
 
 Rule = Callable[[Case], Decision | None]
@@ -95,7 +98,7 @@ def replace_what_is_misplaced(case: Case) -> Decision | None:
 
 
 def replace_what_is_to_restart(case: Case) -> Decision | None:
-    return Decision(Verdict.REPLACE, "restart asked for") if case.is_restart else None
+    return Decision(Verdict.REPLACE, "restart asked for", stays=True) if case.is_restart else None
 
 
 def sleep_or_wake(case: Case) -> Decision | None:

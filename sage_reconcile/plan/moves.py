@@ -53,7 +53,7 @@ class Moves:
 
     def _replace(self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision) -> Step | NoSpot:
         replica = old.replica
-        choice = choose(engine, old, self._placer)
+        choice = choose(engine, old, self._placer, decision.stays)
         if isinstance(choice, NoSpot):
             return choice
         spot, step = choice.spot, f"replace:{replica.short}"

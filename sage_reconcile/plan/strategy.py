@@ -17,20 +17,20 @@ class Choice:
 
 
 def choose(
-    engine: DesiredEngine, old: ObservedLaunch, placer: Placer, is_restart: bool = False
+    engine: DesiredEngine, old: ObservedLaunch, placer: Placer, stays: bool = False
 ) -> Choice | NoSpot:
     """Surge where old and new fit together, else recreate; a strategy that the file pins is not swapped.
 
     A restart stays where it is: what runs does not tell whether the file pins its port.
     """
     replica = old.replica.replica
-    why_not = "a restart keeps its port and GPUs" if is_restart else _why_no_surge(engine, old)
+    why_not = "a restart keeps its port and GPUs" if stays else _why_no_surge(engine, old)
     if why_not is None:
         beside = placer.find(engine, replica)
         if isinstance(beside, Spot):
             return Choice(Strategy.SURGE, beside, "the new one fits beside the old one")
         why_not = f"no room beside the old one: {beside.reason}"
-    if engine.strategy is Strategy.SURGE and not is_restart:
+    if engine.strategy is Strategy.SURGE and not stays:
         return NoSpot(f"rollout.strategy is surge, but {why_not}")
     instead = placer.find(engine, replica, evict=old)
     if isinstance(instead, NoSpot):
