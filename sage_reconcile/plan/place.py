@@ -52,11 +52,13 @@ def violation(engine: DesiredEngine, launch: ObservedLaunch) -> str | None:
     return None
 
 
-def _lane(accounts: tuple[Account, ...]) -> tuple[str, ...]:
+def _lane(accounts: tuple[Account, ...], after: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The steps that start or end something on these GPUs before: an engine that measures a GPU while
     another comes or goes there takes a wrong share of it."""
     ending = {step for account in accounts for step, _ in account.later}
-    return tuple(sorted({account.starts[-1] for account in accounts if account.starts} | ending))
+    return tuple(
+        sorted(({account.starts[-1] for account in accounts if account.starts} | ending) - set(after))
+    )
 
 
 class Placer:
@@ -98,7 +100,7 @@ class Placer:
         number, leaves = port
         uuids = tuple(account.gpu.uuid for account in accounts)
         after = tuple(sorted({*freed, *leaves}))
-        return Spot(Placement(node, number, uuids), needs, after, _lane(accounts), notes)
+        return Spot(Placement(node, number, uuids), needs, after, _lane(accounts, after), notes)
 
     def claim(self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None) -> None:
         """Counts `spot` as given out to `step`."""
@@ -159,7 +161,7 @@ class Placer:
         if after is None:
             return NoSpot(no_room_to_wake(launch, accounts))
         needs = {a.gpu.uuid: missing_mib(launch, a) for a in accounts}
-        spot = Spot(place, needs, after, _lane(accounts))
+        spot = Spot(place, needs, after, _lane(accounts, after))
         self.ledger.take(place.node, needs, step)
         return spot
 

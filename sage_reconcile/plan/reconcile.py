@@ -159,7 +159,8 @@ class _Planning:
             pinned = wanted_gpus(engine, replica.replica)
             misplaced = violation(engine, launch)
             if misplaced is None and pinned and not self.placer.is_on(launch, pinned):
-                misplaced = f"gpus changed: {', '.join(launch.mark.placement.gpus) or 'none'} -> {pinned}"
+                now = ", ".join(launch.mark.placement.gpus) or "none"
+                misplaced = f"gpus changed: {now} -> {', '.join(map(str, pinned))}"
         return Case(
             engine=engine,
             replica=replica,

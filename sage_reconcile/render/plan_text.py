@@ -85,7 +85,7 @@ def _step(step: Step, width: int) -> Iterator[Line]:
     if step.after:
         yield "dim", f"{indent}after {', '.join(step.after)}"
     if step.behind:
-        yield "dim", f"{indent}starts on the same GPU once {', '.join(step.behind)} has ended"
+        yield "dim", f"{indent}waits its turn on the GPU: {', '.join(step.behind)}"
 
 
 def where(place: Placement) -> str:
@@ -98,14 +98,17 @@ def _blocked(blocked: Blocked, width: int) -> str:
     return f"  !   blocked  {blocked.replica.short:<{width}}  {blocked.reason}"
 
 
+_HEADER = "GPU memory, MiB"
+
+
 def _memory(memory: tuple[GpuTimeline, ...]) -> Iterator[Line]:
     """Only GPUs on which something changes: a fleet has hundreds."""
     rows = [gpu for gpu in memory if gpu.before_mib != gpu.peak_mib or gpu.before_mib != gpu.after_mib]
     if not rows:
         return
     yield "", ""
-    name = max(len(f"{gpu.node} GPU {gpu.index}") for gpu in rows)
-    yield "bold", f"  {'GPU memory, MiB':<{name}}  {'total':>9} {'before':>9} {'peak':>9} {'after':>9}"
+    name = max(len(_HEADER), *(len(f"{gpu.node} GPU {gpu.index}") for gpu in rows))
+    yield "bold", f"  {_HEADER:<{name}}  {'total':>9} {'before':>9} {'peak':>9} {'after':>9}"
     for gpu in rows:
         label = f"{gpu.node} GPU {gpu.index}"
         numbers = f"{gpu.total_mib:>9,} {gpu.before_mib:>9,} {gpu.peak_mib:>9,} {gpu.after_mib:>9,}"
