@@ -49,7 +49,9 @@ class Backends:
         """Where to send without looking anywhere, or None if a look is needed. `avoid` are URLs."""
         with self._lock:
             name = model or self._default(kind)
-            if name is None or (self._is_stale() and not self._settings.url):
+            # While another looks because of age alone, what is known serves well enough.
+            is_usable = not self._is_stale() or (self._looked_at is not None and self._looking.locked())
+            if name is None or not (is_usable or self._settings.url):
                 return None
             if self._settings.url:
                 return Target(given_endpoint(self._settings), name)
@@ -79,7 +81,7 @@ class Backends:
 
     def refresh(self) -> None:
         """Looks for what serves. Raises NoBackendError, AccessDeniedError."""
-        found = discover(self._settings)
+        found = discover(self._settings, self._endpoints)
         with self._lock:
             self._endpoints, self._looked_at, self.was_reached = found, time.monotonic(), True
 

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ ANSWER_TIMEOUT_S = 2.0
 GIVEN_TIMEOUT_S = 10.0
 SCAN_THREADS = 16
 PORTS_TOLD = 5
+NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,17 @@ def given_endpoint(settings: Settings) -> Endpoint:
     return Endpoint(settings.url, is_gateway=True, api_key=settings.api_key)
 
 
-def discover(settings: Settings) -> tuple[Endpoint, ...]:
-    """What serves models now, never nothing. Raises NoBackendError, and AccessDeniedError for a wrong key."""
+def discover(settings: Settings, known: tuple[Endpoint, ...] = ()) -> tuple[Endpoint, ...]:
+    """What serves models now, never nothing; of `known` engines, those that are only slow to answer are kept.
+
+    Raises NoBackendError, and AccessDeniedError for a wrong key.
+    """
     if settings.url:
         return (_given(settings),)
     gateway, tried = _local_gateway(settings)
     if gateway and gateway.models:
         return (gateway,)
-    engines, passed_over = _engines()
+    engines, passed_over = _engines({endpoint.url: endpoint for endpoint in known})
     if engines:
         return engines
     ranges = " and ".join(f"{ports[0]}-{ports[-1]}" for ports in RANGES.values())
@@ -123,14 +127,14 @@ def access_denied(url: str, status: int) -> str:
     )
 
 
-def _engines() -> tuple[tuple[Endpoint, ...], list[str]]:
+def _engines(known: Mapping[str, Endpoint]) -> tuple[tuple[Endpoint, ...], list[str]]:
     """Engines on the ports that sage gives out, in their order, and why others that answer were passed over.
 
     No key is sent: these are ports that any local process may hold.
     """
     places = [(kind, port) for kind, ports in RANGES.items() for port in ports]
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        probed = list(pool.map(lambda place: _probe(*place), places))
+        probed = list(pool.map(lambda place: _probe(place, known), places))
     engines = tuple(found for found in probed if isinstance(found, Endpoint))
     over = [found for found in probed if isinstance(found, str)]
     if len(over) > PORTS_TOLD:
@@ -138,8 +142,9 @@ def _engines() -> tuple[tuple[Endpoint, ...], list[str]]:
     return engines, over
 
 
-def _probe(kind: Kind, port: int) -> Endpoint | str | None:
+def _probe(place: tuple[Kind, int], known: Mapping[str, Endpoint]) -> Endpoint | str | None:
     """The engine on this port, why what answers there is none, or None when nobody listens."""
+    kind, port = place
     try:
         socket.create_connection((LOOPBACK, port), CONNECT_TIMEOUT_S).close()
     except OSError:
@@ -147,6 +152,8 @@ def _probe(kind: Kind, port: int) -> Endpoint | str | None:
     url = f"http://{LOOPBACK}:{port}"
     with _http(url, ANSWER_TIMEOUT_S) as http:
         answer = _get(http, "/v1/models")
+    if answer.reason == NO_ANSWER and url in known:
+        return known[url]
     models = tuple(_models(answer, kind))
     if models:
         return Endpoint(url, False, models)
@@ -176,7 +183,7 @@ def _get(http: httpx.Client, path: str, api_key: str = "") -> Answer:
     try:
         reply = http.get(path, headers={"authorization": f"Bearer {api_key}"} if api_key else {})
     except httpx.TimeoutException:
-        return Answer(reason="no answer in time")
+        return Answer(reason=NO_ANSWER)
     except httpx.HTTPError as error:
         return Answer(reason=plain_reason(error))
     try:

@@ -34,8 +34,12 @@ def start(stack: ExitStack, port: int, *options: str, model: str = "fake") -> Fa
     return stack.enter_context(FakeEngine(*options, port=port, model=model))
 
 
-def lines(path: Path) -> int:
-    return len(path.read_text().splitlines())
+def start_all(stack: ExitStack, ports: range, *options: str) -> list[FakeEngine]:
+    """One engine on each port, all starting at once."""
+    engines = [FakeEngine(*options, port=port) for port in ports]
+    for engine in engines:
+        stack.push(engine)
+    return [engine.__enter__() for engine in engines]
 
 
 def test_replicas_share_the_requests(stack: ExitStack, machine: Machine) -> None:
@@ -62,7 +66,7 @@ def test_an_engine_that_dies_of_a_request_is_gone_around(stack: ExitStack, machi
 
 
 def test_a_request_that_kills_engines_does_not_kill_all(stack: ExitStack, machine: Machine) -> None:
-    engines = [start(stack, port, "--die-on-request") for port in machine.llm_ports]
+    engines = start_all(stack, machine.llm_ports, "--die-on-request")
     with create() as made, pytest.raises(EngineError, match="closed the connection before it answered"):
         made.chat("hi")
     left = len(engines) - attempts.MAX_SENDS
@@ -77,8 +81,7 @@ def test_a_failing_engine_is_gone_around(stack: ExitStack, machine: Machine) -> 
 
 
 def test_where_all_fail_the_error_is_the_engines(stack: ExitStack, machine: Machine) -> None:
-    start(stack, machine.llm_ports[0], "--error-status", "500")
-    start(stack, machine.llm_ports[1], "--error-status", "500")
+    start_all(stack, machine.llm_ports[:2], "--error-status", "500")
     with create() as made, pytest.raises(EngineError, match=r"answered 500 .*engine says no"):
         made.chat("hi")
 
@@ -109,6 +112,33 @@ def test_a_gateway_comes_and_goes(
         assert [known.url for known in made.backends] == [engine.url]
 
 
+def test_an_engine_that_is_only_slow_is_not_taken_for_gone(
+    stack: ExitStack, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = tmp_path / "hang"
+    engine = start(stack, machine.llm_ports[0], "--hang-file", str(hang))
+    with create() as made:
+        monkeypatch.setattr(discovery, "ANSWER_TIMEOUT_S", 0.3)
+        hang.touch()
+        made._channel.backends.refresh()
+        assert [known.url for known in made.backends] == [engine.url]
+        with pytest.raises(NoBackendError, match=rf"port {engine.port}: /v1/models no answer in time"):
+            create()
+        hang.unlink()
+        assert made.chat("hi")
+
+
+def test_requests_go_on_while_one_looks_again(
+    stack: ExitStack, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(stack, machine.llm_ports[0])
+    with create() as made:
+        assert made.chat("hi")
+        monkeypatch.setattr(backends, "REFRESH_S", 0.0)
+        with made._channel.backends._looking:
+            assert made.chat("hi")
+
+
 @pytest.mark.parametrize("is_given", [True, False])
 def test_a_restart_is_waited_for(stack: ExitStack, machine: Machine, is_given: bool) -> None:
     port = machine.llm_ports[0]
@@ -134,7 +164,7 @@ def test_what_stays_away_is_told(stack: ExitStack, machine: Machine, monkeypatch
 
 
 def test_nobody_notices_a_lost_replica(stack: ExitStack, machine: Machine) -> None:
-    engines = [start(stack, port, "--request-delay", "0.02") for port in machine.llm_ports[:3]]
+    engines = start_all(stack, machine.llm_ports[:3], "--request-delay", "0.02")
     answered = threading.Semaphore(0)
 
     def ask(made: UnifiedInferenceClient) -> str:
@@ -144,18 +174,18 @@ def test_nobody_notices_a_lost_replica(stack: ExitStack, machine: Machine) -> No
             answered.release()
 
     with create() as made, ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, made) for _ in range(120)]
-        for _ in range(30):
+        asked = [pool.submit(ask, made) for _ in range(80)]
+        for _ in range(20):
             answered.acquire()
         engines[0].process.kill()
-        for _ in range(30):
+        for _ in range(20):
             answered.acquire()
         engines[1].process.kill()
-        assert len([one.result() for one in asked]) == 120
+        assert len([one.result() for one in asked]) == 80
 
 
 def test_nobody_notices_a_lost_replica_asynchronously(stack: ExitStack, machine: Machine) -> None:
-    engines = [start(stack, port, "--request-delay", "0.02") for port in machine.llm_ports[:2]]
+    engines = start_all(stack, machine.llm_ports[:2], "--request-delay", "0.02")
 
     async def ask() -> None:
         async with create() as made:
