@@ -1,13 +1,13 @@
 """`sage gateway`: the server that clients talk to."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import cyclopts
 
 if TYPE_CHECKING:
-    from sage_reconcile.gatewayd import GatewayProcess
+    from sage_reconcile.gatewayd import GatewayProcess, Start, WatcherProcess
     from sage_reconcile.home import Home
-    from sage_reconcile.model.routing import RoutingTable
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
 
@@ -18,60 +18,68 @@ app = cyclopts.App(
 
 
 @app.command
-def start(
+def start(  # noqa: PLR0913 - one parameter per option
     *,
     port: Annotated[
-        int,
+        int | None,
         cyclopts.Parameter(
             name=["--port", "-p"],
-            env_var="SAGE_GATEWAY_PORT",
             validator=cyclopts.validators.Number(gte=1, lte=65535),
-            help="Port to listen on.",
+            help="Port to listen on; else the stack file's, else SAGE_GATEWAY_PORT, else 8000.",
         ),
-    ] = 8000,
+    ] = None,
     host: Annotated[
-        str,
+        str | None,
         cyclopts.Parameter(
-            env_var="SAGE_GATEWAY_HOST", help="Address; beyond loopback, API keys are needed."
+            help="Address; else the stack file's, else SAGE_GATEWAY_HOST, else 127.0.0.1. "
+            "Beyond loopback, API keys are needed."
         ),
-    ] = "127.0.0.1",
+    ] = None,
     workers: Annotated[
-        int,
+        int | None,
         cyclopts.Parameter(
-            validator=cyclopts.validators.Number(gte=1), help="Processes that share the port."
+            validator=cyclopts.validators.Number(gte=1),
+            help="Processes that share the port; else the stack file's, else 1.",
         ),
-    ] = 1,
+    ] = None,
+    stack: Annotated[
+        Path | None,
+        cyclopts.Parameter(help="Also keep engines as this stack file says, and take its `gateway` section."),
+    ] = None,
     foreground: Annotated[
         bool, cyclopts.Parameter(negative="", help="Stay, and log to the terminal.")
     ] = False,
-    log_level: Annotated[LogLevel, cyclopts.Parameter(help="How much is logged.")] = "info",
+    log_level: Annotated[LogLevel | None, cyclopts.Parameter(help="How much is logged; else info.")] = None,
     api_key_file: Annotated[
-        str | None, cyclopts.Parameter(help="File with one API key a line; SAGE_API_KEYS counts, too.")
+        Path | None,
+        cyclopts.Parameter(
+            help="File with one API key a line, instead of the stack file's keys; SAGE_API_KEYS counts, too."
+        ),
     ] = None,
 ) -> int:
     """Start the gateway and wait until it answers.
 
-    It serves every model that is reconciled, and goes on when this command ends.
+    It serves every model that is reconciled, and goes on when this command ends. With --stack, a watcher
+    runs beside it: it applies the file now, on every save, and whenever reality drifts.
 
-    Example: sage gateway start --port 8000 --workers 2
+    Example: sage gateway start --stack sage.yaml --workers 2
     """
-    from pathlib import Path
+    import os
 
     from sage_reconcile import gatewayd
     from sage_reconcile.home import Home
 
     home = Home.from_environ()
-    key_file = str(Path(api_key_file).expanduser().absolute()) if api_key_file else ""
-    options = gatewayd.GatewayOptions(host, port, workers, log_level, key_file)
+    asked = {"port": port, "host": host, "workers": workers, "log_level": log_level}
+    asked["api_key_file"] = _absolute(api_key_file)
+    given = {name: value for name, value in asked.items() if value is not None}
+    wanted = gatewayd.settle(given, _absolute(stack) or "", os.environ)
     running = gatewayd.find(home)
     if running is not None:
-        print(f"The gateway already runs: pid {running.pid}, {running.options.address}.")
-        if running.options != options:
-            print("It keeps the options it was started with; stop it first to change them.")
-        return 0
+        return _go_on(home, running, wanted)
     if foreground:
-        gatewayd.run_foreground(home, options)
-    _tell_started(home, gatewayd.start(home, options))
+        return gatewayd.run_foreground(home, wanted)
+    _tell_started(home, gatewayd.start_all(home, wanted))
     return 0
 
 
@@ -82,14 +90,18 @@ def stop(
         bool, cyclopts.Parameter(negative="", help="Do not wait for requests in flight.")
     ] = False,
 ) -> int:
-    """Stop the gateway; requests in flight are finished first, engines keep running.
+    """Stop the gateway and its watcher; requests in flight are finished first, engines keep running.
 
     Example: sage gateway stop
     """
     from sage_reconcile import gatewayd
     from sage_reconcile.home import Home
 
-    stopped = gatewayd.stop(Home.from_environ(), force=force)
+    home = Home.from_environ()
+    watcher = gatewayd.find_watcher(home)
+    stopped = gatewayd.stop(home, force=force)
+    if watcher is not None:
+        print(f"Stopped the watcher of {watcher.file} (pid {watcher.pid}); its engines keep running.")
     print(f"Stopped the gateway (pid {stopped.pid})." if stopped else "The gateway does not run.")
     return 0
 
@@ -97,6 +109,8 @@ def stop(
 @app.command
 def restart() -> int:
     """Stop the gateway and start it again with every option it was started with.
+
+    With --stack, its watcher too; what the file's `gateway` section says by then counts.
 
     Example: sage gateway restart
     """
@@ -110,21 +124,22 @@ def restart() -> int:
 
 @app.command
 def status(*, json: Annotated[bool, cyclopts.Parameter(negative="", help="Print JSON.")] = False) -> int:
-    """Show the gateway's process and the engines that are registered in it. Exit code 1 if it does not run.
+    """Show the gateway's process, its watcher, and the engines that are registered in it. Exit code 1 if it
+    does not run.
 
     Example: sage gateway status --json
     """
     from sage_reconcile import gatewayd
+    from sage_reconcile.cli import gatewaystatus
     from sage_reconcile.home import Home
 
     home = Home.from_environ()
-    running = gatewayd.find(home)
-    table, fault = _routing_table(home)
+    shown = gatewaystatus.look(home, gatewayd.find(home), gatewayd.find_watcher(home))
     if json:
-        _print_json(running, table)
+        gatewaystatus.print_json(shown)
     else:
-        _print_status(running, table, fault)
-    return 0 if running else 1
+        gatewaystatus.print_text(shown)
+    return 0 if shown.gateway else 1
 
 
 @app.command
@@ -164,93 +179,45 @@ def logs(
     return 0
 
 
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().absolute()) if path is not None else None
+
+
+def _go_on(home: "Home", running: "GatewayProcess", wanted: "Start") -> int:
+    """A start while the gateway runs: it keeps its options, a watcher that is missing is started."""
+    from sage_reconcile import gatewayd
+
+    stack = wanted.options.stack
+    watcher = gatewayd.check_no_other(home, stack) if stack else None
+    print(f"The gateway already runs: pid {running.pid}, {running.options.address}.")
+    if stack:
+        is_new = watcher is None
+        watcher = watcher or gatewayd.start_watcher(home, stack, wanted.stack_name, wanted.watch_environ)
+        _tell_watcher(watcher, "Started the" if is_new else "So does the")
+        if gatewayd.is_outdated(running, stack):
+            print(
+                "The gateway keeps the options it was started with; `sage gateway restart` takes the file's."
+            )
+    elif _differs(running, wanted):
+        print("It keeps the options it was started with; stop it first to change them.")
+    return 0
+
+
+def _differs(running: "GatewayProcess", wanted: "Start") -> bool:
+    """Whether it was started otherwise than this command line would, stack file apart."""
+    names = ("host", "port", "workers", "log_level", "api_key_file")
+    return any(getattr(running.options, name) != getattr(wanted.options, name) for name in names)
+
+
 def _tell_started(home: "Home", running: "GatewayProcess") -> None:
-    from sage_reconcile.gatewayd import log_file
+    from sage_reconcile import gatewayd
 
-    address = running.options.address
-    print(
-        f"The gateway runs: pid {running.pid}, {address} (health: {address}/health, log: {log_file(home)})."
-    )
-
-
-def _routing_table(home: "Home") -> "tuple[RoutingTable, str]":
-    """The table as published, and what is wrong with it if it cannot be read."""
-    from sage_reconcile.model import codec
-    from sage_reconcile.model.routing import RoutingTable
-
-    try:
-        return codec.decode(home.routing_file.read_bytes(), RoutingTable), ""
-    except FileNotFoundError:
-        return RoutingTable(), ""
-    except (OSError, ValueError) as error:
-        return RoutingTable(), f"{home.routing_file} cannot be read: {error}"
+    address, log = running.options.address, gatewayd.log_file(home)
+    print(f"The gateway runs: pid {running.pid}, {address} (health: {address}/health, log: {log}).")
+    watcher = gatewayd.find_watcher(home)
+    if watcher is not None:
+        _tell_watcher(watcher, "Beside it runs the")
 
 
-def _engines(table: "RoutingTable") -> list[dict[str, object]]:
-    return [
-        {
-            "id": backend.id,
-            "stack": backend.stack,
-            "engine": backend.engine,
-            "replica": backend.replica,
-            "kind": backend.kind,
-            "names": [route.name for route in table.routes if backend.id in route.backends],
-            "model": backend.model,
-            "url": backend.url,
-            "state": backend.state,
-        }
-        for backend in table.backends
-    ]
-
-
-def _print_json(running: "GatewayProcess | None", table: "RoutingTable") -> None:
-    import json
-    import time
-
-    from sage_reconcile.gatewayd import is_healthy
-
-    told = {
-        "running": running is not None,
-        "healthy": running is not None and is_healthy(running),
-        "pid": running.pid if running else None,
-        "address": running.options.address if running else None,
-        "workers": running.options.workers if running else None,
-        "uptime_seconds": round(time.time() - running.started) if running else None,
-        "engines": _engines(table),
-    }
-    print(json.dumps(told, indent=2))
-
-
-def _print_status(running: "GatewayProcess | None", table: "RoutingTable", fault: str) -> None:
-    import time
-    from datetime import timedelta
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from sage_reconcile.gatewayd import is_healthy
-
-    console = Console(highlight=False)
-    if running is None:
-        console.print("The gateway does not run; `sage gateway start` starts it.")
-    else:
-        health = "healthy" if is_healthy(running) else "[red]does not answer[/red]"
-        uptime = timedelta(seconds=round(time.time() - running.started))
-        console.print(
-            f"The gateway runs: pid {running.pid}, {running.options.address}, up {uptime}, {health}."
-        )
-    if fault:
-        console.print(f"[red]{escape(fault)}[/red]")
-    if not table.backends:
-        console.print("No engines are registered; `sage apply` registers those of a stack file.")
-        return
-    view = Table(
-        "Engine", "Kind", "Names", "State", "Address", title="Registered engines", title_justify="left"
-    )
-    for engine in _engines(table):
-        names = ", ".join(str(name) for name in engine["names"]) if isinstance(engine["names"], list) else ""
-        place = f"{engine['stack']}/{engine['engine']}#{engine['replica']}"
-        cells = (place, engine["kind"], names, engine["state"], engine["url"])
-        view.add_row(*(escape(str(cell)) for cell in cells))
-    console.print(view)
+def _tell_watcher(watcher: "WatcherProcess", start: str) -> None:
+    print(f"{start} watcher of {watcher.file}: pid {watcher.pid} (log: {watcher.log or 'its terminal'}).")

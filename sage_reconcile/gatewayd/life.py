@@ -3,37 +3,50 @@
 import contextlib
 import os
 import signal
-import site
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import psutil
 
-import gateway
-from gateway import settings
 from gateway.auth import check_listen, load_keys
 from sage_reconcile.errors import BlockedError, PermanentError
+from sage_reconcile.gatewayd.foreground import run_both
 from sage_reconcile.gatewayd.options import (
     GatewayOptions,
     command_line,
     log_file,
+    marks,
     record_options,
     recorded_options,
     worker_records,
 )
-from sage_reconcile.gatewayd.processes import GatewayProcess, environ_of, find, is_parent, members
+from sage_reconcile.gatewayd.processes import (
+    GatewayProcess,
+    environ_of_pid,
+    find,
+    find_watcher,
+    is_parent,
+    members,
+    watchers,
+)
 from sage_reconcile.gatewayd.reach import check_port, health_pid
+from sage_reconcile.gatewayd.settle import API_KEYS, Start, settle_again
+from sage_reconcile.gatewayd.spawn import (
+    how_it_ended,
+    last_lines,
+    open_log,
+    spawn_detached,
+    with_import_path,
+)
+from sage_reconcile.gatewayd.watcher import check_no_other, start_watcher
 from sage_reconcile.home import Home
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 30.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.05
-LOG_ROTATE_BYTES = 10 << 20
-LAST_LINES = 12
 
 
 def start(home: Home, options: GatewayOptions, environ: Mapping[str, str] | None = None) -> GatewayProcess:
@@ -43,72 +56,122 @@ def start(home: Home, options: GatewayOptions, environ: Mapping[str, str] | None
     port busy, no keys on an open address) and PermanentError (it ended at start; says its last log lines).
     """
     env = _prepare(home, options, os.environ if environ is None else environ)
-    log = _open_log(home)
-    written = log.stat().st_size
-    to_log = (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND, 0o600)
-    no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    pid = os.posix_spawn(
-        sys.executable,
-        command_line(home, options),
-        env,
-        file_actions=[no_input, to_log, (os.POSIX_SPAWN_DUP2, 1, 2)],
-        setsid=True,
-    )
+    log = log_file(home)
+    written = open_log(log)
+    pid = spawn_detached(command_line(home, options), env, log)
     try:
         _await_health(home, pid, options, written)
     except BaseException:
-        stop(home, force=True)
+        _end(home, lambda: members(home), force=True)
         raise
     return GatewayProcess(pid, psutil.Process(pid).create_time(), options)
 
 
-def run_foreground(home: Home, options: GatewayOptions) -> NoReturn:
-    """Becomes the gateway: this process is replaced by it. Raises BlockedError as `start` does."""
-    env = _prepare(home, options, os.environ)
+def start_all(home: Home, wanted: Start) -> GatewayProcess:
+    """Starts a gateway and, for a stack file, its watcher, both or none; a watcher that runs is kept.
+
+    Raises as `start` and `start_watcher` do.
+    """
+    stack = wanted.options.stack
+    watcher = check_no_other(home, stack) if stack else None
+    started = start(home, wanted.options, wanted.environ)
+    if stack and watcher is None:
+        try:
+            start_watcher(home, stack, wanted.stack_name, wanted.watch_environ)
+        except BaseException:
+            _end(home, lambda: members(home), force=True)
+            raise
+    return started
+
+
+def run_foreground(home: Home, wanted: Start) -> int:
+    """Serves until a signal ends it; the exit status. Raises BlockedError as `start_all` does.
+
+    Without a stack file this process is replaced by the gateway, and does not return.
+    """
+    stack = wanted.options.stack
+    watcher = check_no_other(home, stack) if stack else None
+    env = _prepare(home, wanted.options, wanted.environ)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command_line(home, options), env)
+    if not stack or watcher is not None:
+        os.execve(sys.executable, command_line(home, wanted.options), env)
+    return run_both(home, wanted.options, env, wanted.watch_environ)
 
 
 def stop(home: Home, force: bool = False) -> GatewayProcess | None:
-    """Ends the gateway of this home and every worker of it; returns what ran, or None.
+    """Ends the gateway of this home, every worker of it and its watcher; returns what ran, or None.
 
-    Requests in flight are finished within STOP_GRACE_S; `force` does not wait for them. Engines stay.
+    Requests in flight, and a replacement that the watcher is busy with, are finished within STOP_GRACE_S;
+    `force` does not wait for them. Engines stay.
     """
     running = find(home)
-    ending = members(home)
+    _end(home, lambda: [*members(home), *watchers(home)], force)
+    return running
+
+
+def restart(home: Home) -> GatewayProcess:
+    """Stops the gateway and its watcher, if they run, and starts them with the options and the environment
+    that they had. What the gateway section of the stack file says now counts.
+
+    Raises BlockedError if no options are known, StackError for a faulty stack file (nothing is stopped
+    then), and as `start_all` does.
+    """
+    running, watcher = find(home), find_watcher(home)
+    options = running.options if running else recorded_options(home)
+    if options is None:
+        raise BlockedError("no gateway runs and none was started before: use `sage gateway start`")
+    stack = watcher.file if watcher else options.stack
+    # API keys and secrets that came by the environment are in no file. What the caller sets anew goes first.
+    source = running or watcher
+    before = environ_of_pid(source.pid) if source else {}
+    environ = {**before, **os.environ}
+    wanted = settle_again(options, stack, environ) if stack else Start(options, environ, environ)
+    stop(home)
+    return start_all(home, wanted)
+
+
+def is_outdated(running: GatewayProcess, stack: str) -> bool:
+    """Whether a restart would start this gateway with other options or keys, as the stack file says now.
+
+    Raises ReconcileError when the file is at fault or a key is not to be had.
+    """
+    environ = environ_of_pid(running.pid)
+    if not environ:
+        return False
+    wanted = settle_again(running.options, stack, environ)
+    has_same_keys = wanted.environ.get(API_KEYS) == environ.get(API_KEYS)
+    return replace(wanted.options, stack=running.options.stack) != running.options or not has_same_keys
+
+
+def _end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> None:
+    ending = look()
     if not force:
         # The parent hands the signal on to its workers; orphaned workers have nobody who would.
-        for process in [process for process in ending if is_parent(process)] or ending:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGTERM)
+        told = [process for process in ending if is_parent(process)]
+        followers = {child.pid for process in told for child in _children(process)}
+        for process in ending:
+            if process.pid not in followers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGTERM)
         psutil.wait_procs(ending, timeout=STOP_GRACE_S)
     # Looked at again: a parent may have started a worker in the meantime.
-    left = {*ending, *members(home)}
+    left = {*ending, *look()}
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     _, alive = psutil.wait_procs(list(left), timeout=KILL_TIMEOUT_S)
     if alive:
-        raise PermanentError(f"gateway process {alive[0].pid} does not end, not even by SIGKILL")
+        raise PermanentError(f"process {alive[0].pid} of the gateway does not end, not even by SIGKILL")
     for record in worker_records(home).values():
         record.unlink(missing_ok=True)
-    return running
 
 
-def restart(home: Home) -> GatewayProcess:
-    """Stops the gateway, if it runs, and starts it with the options and the environment that it had.
-
-    Raises BlockedError if no options are known, and as `start` does.
-    """
-    running = find(home)
-    options = running.options if running else recorded_options(home)
-    if options is None:
-        raise BlockedError("no gateway runs and none was started before: use `sage gateway start`")
-    # API keys and secrets that came by the environment are in no file. What the caller sets anew goes first.
-    before = environ_of(psutil.Process(running.pid)) if running else {}
-    stop(home)
-    return start(home, options, {**before, **os.environ})
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children()
+    except psutil.Error:
+        return []
 
 
 def _prepare(home: Home, options: GatewayOptions, environ: Mapping[str, str]) -> dict[str, str]:
@@ -120,22 +183,7 @@ def _prepare(home: Home, options: GatewayOptions, environ: Mapping[str, str]) ->
     check_port(options)
     home.ensure()
     record_options(home, options)
-    env = {**environ, settings.MARK: str(home.root), "SAGE_HOME": str(home.root)}
-    root = str(Path(gateway.__path__[0]).parent)
-    if root not in site.getsitepackages():
-        # A checkout that is not installed: the gateway does not search its working directory.
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))
-    return env
-
-
-def _open_log(home: Home) -> Path:
-    """The log file, made if there is none, put aside if it has grown large."""
-    log = log_file(home)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))
-    log.touch(mode=0o600)
-    return log
+    return {**with_import_path(environ), **marks(home, options)}
 
 
 def _await_health(home: Home, pid: int, options: GatewayOptions, written: int) -> None:
@@ -144,19 +192,11 @@ def _await_health(home: Home, pid: int, options: GatewayOptions, written: int) -
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            raise PermanentError(f"the gateway ended at start with code {code}:\n{_told(home, written)}")
+            told = last_lines(log_file(home), written)
+            raise PermanentError(f"the gateway ended at start {how_it_ended(status)}:\n{told}")
         answering = health_pid(options)
         if answering is not None and answering in {process.pid for process in members(home)}:
             return
         time.sleep(POLL_S)
-    told = _told(home, written)
+    told = last_lines(log_file(home), written)
     raise PermanentError(f"the gateway did not answer within {START_TIMEOUT_S:g} s; it was ended:\n{told}")
-
-
-def _told(home: Home, written: int) -> str:
-    """The last lines that were logged after the first `written` bytes."""
-    with log_file(home).open("rb") as file:
-        file.seek(written)
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or f"  (nothing in {log_file(home)})"

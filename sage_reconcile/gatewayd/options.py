@@ -1,23 +1,34 @@
 """What a gateway is started with, and where its home keeps what it tells."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway import settings
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 
+# Of the gateway's environment: what its own command line has no word for, see GatewayOptions.
+STACK = "SAGE_GATEWAY_STACK"
+GIVEN = "SAGE_GATEWAY_GIVEN"
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """Everything that a restart keeps. `api_key_file` is an absolute path or ""."""
+    """Everything that a restart keeps. `api_key_file` is an absolute path or "".
+
+    `stack` is the stack file whose `gateway` section counts, an absolute path or "". `given` are the options
+    that the command line said, sorted: the file does not change those.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
     log_level: str = "info"
     api_key_file: str = ""
+    stack: str = ""
+    given: tuple[str, ...] = ()
 
     @property
     def reachable_host(self) -> str:
@@ -40,12 +51,24 @@ def command_line(home: Home, options: GatewayOptions) -> list[str]:
     return [*command, "--api-key-file", options.api_key_file] if options.api_key_file else command
 
 
-def options_of(command: list[str]) -> GatewayOptions | None:
-    """The options that a gateway's command line tells, or None if it is not one."""
+def marks(home: Home, options: GatewayOptions) -> dict[str, str]:
+    """The environment by which a gateway is found, and known for what it was started with."""
+    return {
+        settings.MARK: str(home.root),
+        "SAGE_HOME": str(home.root),
+        STACK: options.stack,
+        GIVEN: ",".join(options.given),
+    }
+
+
+def options_of(command: list[str], environ: Mapping[str, str]) -> GatewayOptions | None:
+    """The options that a gateway's command line and environment tell, or None if it is not one."""
     for at in range(len(command) - 1):
         if command[at : at + 2] == ["-m", "gateway"]:
             told = settings.parse(command[at + 2 :])
-            return GatewayOptions(told.host, told.port, told.workers, told.log_level, told.api_key_file)
+            options = GatewayOptions(told.host, told.port, told.workers, told.log_level, told.api_key_file)
+            given = tuple(filter(None, environ.get(GIVEN, "").split(",")))
+            return replace(options, stack=environ.get(STACK, ""), given=given)
     return None
 
 

@@ -16,7 +16,7 @@ from sage_reconcile import gatewayd
 from sage_reconcile.cli import gateway as cli
 from sage_reconcile.cli.tail import follow, last_lines
 from sage_reconcile.errors import BlockedError, PermanentError
-from sage_reconcile.gatewayd import GatewayOptions, life
+from sage_reconcile.gatewayd import GatewayOptions, life, spawn
 from sage_reconcile.gatewayd.options import worker_records
 from sage_reconcile.gatewayd.processes import members
 from sage_reconcile.home import Home
@@ -202,9 +202,9 @@ def test_a_large_log_is_put_aside(home: Home) -> None:
     home.logs.mkdir(parents=True)
     log = gatewayd.log_file(home)
     with log.open("wb") as file:
-        file.truncate(life.LOG_ROTATE_BYTES + 1)
+        file.truncate(spawn.LOG_ROTATE_BYTES + 1)
     gatewayd.start(home, GatewayOptions(port=free_port()))
-    assert log.with_name("gateway.log.1").stat().st_size == life.LOG_ROTATE_BYTES + 1
+    assert log.with_name("gateway.log.1").stat().st_size == spawn.LOG_ROTATE_BYTES + 1
     assert "Uvicorn running" in log.read_text()
 
 
