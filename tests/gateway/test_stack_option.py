@@ -1,9 +1,9 @@
 """`sage gateway start --stack FILE`: the gateway and a watcher beside it, as real processes."""
 
-import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from sage_reconcile.cli.gatewaystatus import Shown, look
+from sage_reconcile.errors import PermanentError
+from sage_reconcile.gatewayd import GatewayOptions, find, find_watcher, start_watcher, stop
 from sage_reconcile.gatewayd.processes import members, watchers
 from sage_reconcile.home import Home
 from tests.e2e.world import World, engine
@@ -39,20 +42,30 @@ class Gate(World):
     def answers(self, model: str, key: str = "") -> None:
         wait_until(lambda: self.chat(model, key).status_code == 200, f"{model} is answered")
 
-    def is_closed(self) -> bool:
-        return self.chat("a").status_code == 401
+    @property
+    def sage_home(self) -> Home:
+        return Home(self.home)
 
-    def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self("gateway", "status", "--json").out)
-        return told
+    def shown(self) -> Shown:
+        """What `sage gateway status` would show, without the start of another process."""
+        return look(self.sage_home, find(self.sage_home), find_watcher(self.sage_home))
+
+    def options(self) -> GatewayOptions:
+        """Those of the running gateway."""
+        running = find(self.sage_home)
+        assert running is not None
+        return running.options
+
+    def has_none(self) -> bool:
+        return members(self.sage_home) == watchers(self.sage_home) == []
 
     def watcher(self) -> int:
         """The pid of the one watcher."""
-        [pid] = [process.pid for process in watchers(Home(self.home))]
+        [pid] = [process.pid for process in watchers(self.sage_home)]
         return pid
 
     def tidy(self) -> None:
-        for process in [*members(Home(self.home)), *watchers(Home(self.home))]:
+        for process in [*members(self.sage_home), *watchers(self.sage_home)]:
             process.kill()
         super().tidy()
 
@@ -92,78 +105,48 @@ def test_start_edit_stop(gate: Gate) -> None:
     assert "the watcher ends; the engines stay" in log.read_text()
 
 
-def test_keys_of_the_file(gate: Gate) -> None:
-    """They are demanded, they are nowhere to be read, and a restart takes the file's new ones."""
+def test_keys_and_restart(gate: Gate) -> None:
+    """Keys are demanded and nowhere to be read; a restart takes what the file says now, but keeps -p."""
     (gate.folder / "key").write_text("from-file\n")
-    gate.file(workers=2, api_keys=["${env:DOOR}", "${file:key}"])
-    gate("gateway", "start", "--stack", "sage.yaml", DOOR="from-env", SAGE_API_KEYS="neither").ok()
-    assert gate.is_closed()
-    assert [gate.chat("a", key).status_code for key in ("from-env", "from-file")] == [404, 404]
-    assert gate.chat("a", "neither").status_code == 401
-    assert gate.status()["workers"] == 2
+    gate.write(gateway={"port": free_port(), "workers": 2, "api_keys": ["${env:DOOR}", "${file:key}"]})
+    start = ("gateway", "start", "--stack", "sage.yaml", "-p", str(gate.port))
+    gate(*start, DOOR="from-env", SAGE_API_KEYS="neither").ok()
+    assert gate.chat("a").status_code == 401
+    assert [gate.chat("a", key).status_code for key in ("from-env", "from-file", "neither")] == [
+        404,
+        404,
+        401,
+    ]
+    assert gate.options().workers == 2
+    assert not gate.shown().is_outdated
     told = [path.read_text() for path in gate.home.rglob("*") if path.is_file()]
-    told += [" ".join(process.cmdline()) for process in members(Home(gate.home))]
+    told += [" ".join(process.cmdline()) for process in members(gate.sage_home)]
     assert not [text for text in told if "from-env" in text or "from-file" in text]
 
     before = gate.watcher()
-    gate.file(workers=1, api_keys=["${file:key}"])
-    assert gate.status()["needs_restart"] is True
-    assert "`sage gateway restart` takes them over" in gate("gateway", "status").out
+    gate.write(gateway={"api_keys": ["${file:key}"]})
+    status = gate("gateway", "status").ok().out
+    assert "other options than" in status
+    assert "`sage gateway restart` takes them over" in status
     gate("gateway", "restart").ok()
     assert gate.watcher() != before
     assert [gate.chat("a", key).status_code for key in ("from-env", "from-file")] == [401, 404]
-    status = gate.status()
-    assert (status["workers"], status["needs_restart"]) == (1, False)
+    assert (gate.options().workers, gate.options().port) == (1, gate.port)
+    assert not gate.shown().is_outdated
 
 
-def test_what_goes_before_what(gate: Gate) -> None:
-    """The command line, then the file, then the environment; a restart keeps that."""
-    gate.write(gateway={"port": free_port()})
-    environ = {"SAGE_GATEWAY_PORT": str(free_port()), "SAGE_GATEWAY_HOST": "::1"}
-    gate("gateway", "start", "--stack", "sage.yaml", "-p", str(gate.port), **environ).ok()
-    assert gate.status()["address"] == f"http://[::1]:{gate.port}"
-    gate.write(gateway={"port": free_port(), "host": "127.0.0.1"})
-    gate("gateway", "restart").ok()
-    assert gate.status()["address"] == gate.url
-    assert gate.status()["watcher"]["file"] == str(gate.folder / "sage.yaml")
-
-
-def test_the_environment_without_a_file(gate: Gate) -> None:
-    fault = gate("gateway", "start", SAGE_GATEWAY_PORT="http").failed().err
-    assert fault == "error: SAGE_GATEWAY_PORT is 'http', which is no port: 1 to 65535\n"
-    gate("gateway", "start", SAGE_GATEWAY_PORT=str(gate.port)).ok()
-    status = gate.status()
-    assert (status["address"], status["watcher"], status["stack"]) == (gate.url, None, None)
-
-
-@pytest.mark.parametrize(
-    ("change", "faults"),
-    [
-        (lambda text: text.replace("port", "prot"), ["did you mean port?"]),
-        (lambda text: text.replace("workers: 1", "workers: 0") + "nope: 1\n", ["workers", "nope"]),
-    ],
-)
-def test_a_faulty_file_starts_nothing(gate: Gate, change: Callable[[str], str], faults: list[str]) -> None:
-    gate.write_text(change(f"version: 1\ngateway:\n  port: {gate.port}\n  workers: 1\nengines: []\n"))
-    told = gate("gateway", "start", "--stack", "sage.yaml").failed().err
-    assert all(fault in told for fault in faults)
-    assert told.startswith("sage.yaml:") or f"{gate.folder}/sage.yaml:" in told
-    assert members(Home(gate.home)) == watchers(Home(gate.home)) == []
-
-
-def test_keys_that_are_not_to_be_had(gate: Gate) -> None:
-    gate.file(api_keys=["${env:DOOR}"])
-    assert "DOOR is not set" in gate("gateway", "start", "--stack", "sage.yaml").failed().err
-    told = gate("gateway", "start", "--stack", "sage.yaml", DOOR=" ").failed().err
-    assert "gateway.api_keys[0]: the environment variable DOOR is not set" in told
-    told = gate("gateway", "start", "--stack", "sage.yaml", DOOR="a,b").failed().err
-    assert "a key cannot hold a comma" in told
-    assert "a,b" not in told
-    assert members(Home(gate.home)) == watchers(Home(gate.home)) == []
+def test_a_faulty_file_starts_nothing(gate: Gate) -> None:
+    gate.write_text(f"version: 1\ngateway:\n  prot: {gate.port}\n  workers: 0\nengines: []\n")
+    told = gate("gateway", "start", "--stack", "sage.yaml").failed().err.splitlines()
+    assert len(told) == 2
+    assert "sage.yaml:3:" in told[0]
+    assert "did you mean port?" in told[0]
+    assert "sage.yaml:4:" in told[1]
+    assert gate.has_none()
 
 
 def test_a_watcher_that_is_missing_is_started(gate: Gate) -> None:
-    """Beside a gateway that runs; another file is refused, the same one is no fault."""
+    """Beside a gateway that runs. Another file is refused, the same one is no fault, a lost one is seen."""
     file = gate.file()
     gate("gateway", "start", "-p", str(gate.port)).ok()
     told = gate("gateway", "start", "--stack", file).ok().out
@@ -171,31 +154,31 @@ def test_a_watcher_that_is_missing_is_started(gate: Gate) -> None:
     assert f"Started the watcher of {file}" in told
     assert "So does the watcher" in gate("gateway", "start", "--stack", file).ok().out
     other = gate.write(file="other.yaml", name="other")
-    refused = gate("gateway", "start", "--stack", other).failed().err
-    assert f"runs the watcher of {file}" in refused
-    pid = gate.watcher()
-    psutil.Process(pid).kill()
-    wait_until(lambda: not is_alive(pid), "the watcher is gone")
-    gate("gateway", "start", "--stack", file).ok()
+    assert f"runs the watcher of {file}" in gate("gateway", "start", "--stack", other).failed().err
     gate("gateway", "restart").ok()
-    assert gate.watcher() != pid
-
-
-def test_a_lost_watcher_is_seen(gate: Gate) -> None:
-    file = gate.file()
-    gate("gateway", "start", "--stack", file).ok()
     pid = gate.watcher()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the watcher is gone")
     told = gate("gateway", "status").ok().out
     assert f"The watcher of {file} does not run; `sage gateway start --stack {file}`" in told
-    gate("gateway", "stop").ok()
-    assert gate("gateway", "status").failed().out.startswith("The gateway does not run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_foreground(gate: Gate, number: signal.Signals) -> None:
-    """Both are children, both end with one signal, the engine stays."""
+def test_a_port_that_is_taken_starts_nothing(gate: Gate) -> None:
+    gate.file()
+    with socket.create_server(("127.0.0.1", gate.port)):
+        told = gate("gateway", "start", "--stack", "sage.yaml").failed().err
+    assert f"port {gate.port}: it is held by process {os.getpid()}" in told
+    assert gate.has_none()
+
+
+def test_a_watcher_that_ends_at_start(gate: Gate) -> None:
+    with pytest.raises(PermanentError, match=r"ended at start with code 1:\n(.|\n)*--nope"):
+        start_watcher(gate.sage_home, "--nope", "demo", gate.environ)
+    assert gate.has_none()
+
+
+def test_foreground(gate: Gate) -> None:
+    """Both are children, Ctrl-C ends both, the engine stays."""
     gate.file(engine("a"))
     running = gate.start("gateway", "start", "--stack", "sage.yaml", "--foreground")
     running.says("watching")
@@ -203,10 +186,9 @@ def test_foreground(gate: Gate, number: signal.Signals) -> None:
     gate.answers("a")
     pid = gate.watcher()
     assert psutil.Process(pid).ppid() == running.pid
-    running.signal(number)
+    running.signal(signal.SIGINT)
     assert running.end().rc == 0
-    assert not is_alive(pid)
-    assert members(Home(gate.home)) == []
+    assert gate.has_none()
     assert gate.pids()["a#0"] == first
 
 
@@ -215,9 +197,9 @@ def test_foreground_without_its_watcher(gate: Gate) -> None:
     gate.file()
     running = gate.start("gateway", "start", "--stack", "sage.yaml", "--foreground")
     running.says("watching")
-    wait_until(lambda: gate.status()["healthy"], "the gateway answers")
+    wait_until(lambda: gate.shown().is_healthy, "the gateway answers")
     os.kill(gate.watcher(), signal.SIGKILL)
     running.says("the watcher ended by SIGKILL; the gateway goes on")
-    assert gate.status()["healthy"]
-    gate("gateway", "stop").ok()
+    assert gate.shown().is_healthy
+    stop(gate.sage_home)
     assert running.end().rc == 0
