@@ -59,8 +59,9 @@ def start(  # noqa: PLR0913 - one parameter per option
 ) -> int:
     """Start the gateway and wait until it answers.
 
-    It serves every model that is reconciled, and goes on when this command ends. With --stack, a watcher
-    runs beside it: it applies the file now, on every save, and whenever reality drifts.
+    It serves every model that is reconciled, and goes on when this command ends.
+
+    With --stack, `sage watch` of that file runs beside it and ends with it; engines outlive both.
 
     Example: sage gateway start --stack sage.yaml --workers 2
     """

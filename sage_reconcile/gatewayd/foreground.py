@@ -45,7 +45,9 @@ def run_both(
     Ctrl-C, SIGTERM and SIGHUP end both; a second one does not wait for requests in flight. A watcher
     that ends is told and not restarted. Engines stay.
     """
-    wanted = {*ENDING, signal.SIGCHLD}
+    # What is ignored stays so (nohup, a background job): a blocked signal would be waited for all the same.
+    ending = {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    wanted = {*ending, signal.SIGCHLD}
     # Blocked and waited for: no signal is lost between two looks, and no handler runs in between.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:

@@ -32,7 +32,7 @@ from sage_reconcile.gatewayd.processes import (
     watchers,
 )
 from sage_reconcile.gatewayd.reach import check_port, health_pid
-from sage_reconcile.gatewayd.settle import API_KEYS, Start, settle_again
+from sage_reconcile.gatewayd.settle import API_KEYS, HOST, PORT, Start, settle_again
 from sage_reconcile.gatewayd.spawn import (
     how_it_ended,
     last_lines,
@@ -139,7 +139,9 @@ def is_outdated(running: GatewayProcess, stack: str) -> bool:
     environ = environ_of_pid(running.pid)
     if not environ:
         return False
-    wanted = settle_again(running.options, stack, environ)
+    # References that the gateway's environment lacks, as it was started before the file named them.
+    ours = {name: value for name, value in os.environ.items() if name not in (API_KEYS, HOST, PORT)}
+    wanted = settle_again(running.options, stack, {**ours, **environ})
     has_same_keys = wanted.environ.get(API_KEYS) == environ.get(API_KEYS)
     return replace(wanted.options, stack=running.options.stack) != running.options or not has_same_keys
 

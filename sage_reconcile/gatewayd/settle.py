@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sage_reconcile.stack.schema import Gateway
 
 API_KEYS = "SAGE_API_KEYS"
+HOST = "SAGE_GATEWAY_HOST"
+PORT = "SAGE_GATEWAY_PORT"
 # Of the gateway's environment, "1" when its SAGE_API_KEYS were made from the stack file.
 KEYS_OF_STACK = "SAGE_GATEWAY_KEYS_OF_STACK"
 FROM_FILE = ("host", "port", "workers")
@@ -55,9 +57,7 @@ def settle(asked: Mapping[str, str | int], stack: str, environ: Mapping[str, str
             added = {API_KEYS: _keys(section, stack, base), KEYS_OF_STACK: "1"}
     values |= asked
     if values.get("port", 1) not in PORTS:
-        raise PermanentError(
-            f"SAGE_GATEWAY_PORT is {base['SAGE_GATEWAY_PORT']!r}, which is no port: 1 to 65535"
-        )
+        raise PermanentError(f"{PORT} is {base[PORT]!r}, which is no port: 1 to 65535")
     options = GatewayOptions(**values, stack=stack, given=tuple(sorted(asked)))
     return Start(options, {**base, **added}, base, name)
 
@@ -70,9 +70,9 @@ def settle_again(options: GatewayOptions, stack: str, environ: Mapping[str, str]
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str | int]:
     """SAGE_GATEWAY_HOST and SAGE_GATEWAY_PORT; a port that is no number is -1, which matters if it counts."""
     found: dict[str, str | int] = {}
-    if host := environ.get("SAGE_GATEWAY_HOST", "").strip():
+    if host := environ.get(HOST, "").strip():
         found["host"] = host
-    if port := environ.get("SAGE_GATEWAY_PORT", "").strip():
+    if port := environ.get(PORT, "").strip():
         found["port"] = int(port) if port.isdecimal() else -1
     return found
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from sage_reconcile.cli.gatewaystatus import Shown, look
-from sage_reconcile.errors import PermanentError
-from sage_reconcile.gatewayd import GatewayOptions, find, find_watcher, start_watcher, stop
+from sage_reconcile.errors import PermanentError, StackError
+from sage_reconcile.gatewayd import GatewayOptions, find, find_watcher, restart, start_watcher, stop
 from sage_reconcile.gatewayd.processes import members, watchers
 from sage_reconcile.home import Home
 from tests.e2e.world import World, engine
@@ -124,6 +124,10 @@ def test_keys_and_restart(gate: Gate) -> None:
     assert not [text for text in told if "from-env" in text or "from-file" in text]
 
     before = gate.watcher()
+    gate.write(gateway={"prot": 1})
+    with pytest.raises(StackError, match="did you mean port"):
+        restart(gate.sage_home)
+    assert (gate.watcher(), gate.shown().is_healthy) == (before, True)
     gate.write(gateway={"api_keys": ["${file:key}"]})
     status = gate("gateway", "status").ok().out
     assert "other options than" in status
