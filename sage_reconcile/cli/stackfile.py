@@ -15,15 +15,11 @@ DEFAULTS = ("sage.yaml", "stack.yaml")
 File = Annotated[Path | None, Parameter(help="The stack file; sage.yaml or stack.yaml when left out.")]
 Overlays = Annotated[
     list[Path] | None,
-    Parameter(
-        name=["--file", "-f"], negative="", help="Another stack file, merged over the ones before."
-    ),
+    Parameter(name=["--file", "-f"], negative="", help="Another stack file, merged over the ones before."),
 ]
 Sets = Annotated[
     list[str] | None,
-    Parameter(
-        name="--set", negative="", help="Override one value: engines.chat.args.max-model-len=4096."
-    ),
+    Parameter(name="--set", negative="", help="Override one value: engines.chat.args.max-model-len=4096."),
 ]
 Targets = Annotated[
     list[str] | None, Parameter(name="--target", negative="", help="Only this engine; may be repeated.")

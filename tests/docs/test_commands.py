@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
 
+from sage_reconcile.cli.reference import commands
 from tests.docs.pages import NAMES, ROOT, blocks, command_lines, text_of
-from tools.cli_reference import commands
 
 WITHOUT_ENGINES = (["validate"], ["schema"], ["fmt", "--check"])
 # Usage lines of the command page, not commands to type.

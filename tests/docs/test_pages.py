@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sage_reconcile.cli.reference import reference
 from sage_reconcile.supervisor import verdicts
 from tests.docs.pages import NAMES, ROOT, anchors, blocks, links, text_of
-from tools.cli_reference import reference
 
 VOCABULARY = (
     "stack", "engine", "replica", "launch", "fingerprint", "runtime", "placement", "fleet", "gap", "plan",

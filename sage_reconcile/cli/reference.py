@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands themselves: `python tools/cli_reference.py [PATH]`.
+"""Writes docs/cli.md from the commands themselves: `python -m sage_reconcile.cli.reference [PATH]`.
 
 Names, values, defaults and help come from the cyclopts applications, so the page says what `--help` says.
 """

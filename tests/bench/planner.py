@@ -1,6 +1,6 @@
 """Measures sage against its goals: validating, planning and starting up. `make bench` runs it.
 
-Run as `python tools/bench.py [--quick]`. Prints a table; exits 1 where a goal is missed.
+Run as `python -m tests.bench.planner [--quick]`. Prints a table; exits 1 where a goal is missed.
 """
 
 import argparse
