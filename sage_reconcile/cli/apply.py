@@ -94,7 +94,7 @@ def confirm_and_apply(
         print_plan(found.plan, "text")
     if found.plan.has_changes and not yes:
         _ask()
-        if input("Apply this plan? Only yes is taken: ").strip().lower() not in ("y", "yes"):
+        if input("Apply this plan? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was done", file=sys.stderr)
             return None
     out = console()

@@ -1,8 +1,9 @@
 """`sage stop` and `sage restart`: act on what runs, without a file."""
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -17,11 +18,14 @@ from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.policy import Policy
+from sage_reconcile.watching import watchers
 
 Names = Annotated[list[str] | None, Parameter(help="Engines, as `sage status` names them.")]
 All = Annotated[bool, Parameter(name="--all", negative="", help="Every engine of this SAGE_HOME.")]
 Stack = Annotated[str | None, Parameter(help="Only engines of this stack.")]
-Force = Annotated[bool, Parameter(negative="", help="Do not wait for requests in flight.")]
+Force = Annotated[
+    bool, Parameter(negative="", help="Wait neither for requests in flight nor for another sage.")
+]
 
 
 def stop(
@@ -33,9 +37,14 @@ def stop(
     """
     home = Home.from_environ()
     host = local_host(home)
-    with applying(home, lambda text: print(text, file=sys.stderr)):
+    # In an emergency nobody waits for somebody else's engine to load: a stop is one signal per launch.
+    hint = "; `sage stop --force` does not wait"
+    turn = contextlib.nullcontext() if force else applying(home, lambda text: _say(text + hint))
+    with turn:
         observed = asyncio.run(host.eyes.look())
         chosen = _choose(observed, engines, all, stack)
+        if not chosen:
+            print("nothing runs")
         found = []
         for name, wanted in sorted(chosen.items()):
             desired = as_desired(name, observed, stopped=wanted)
@@ -43,7 +52,19 @@ def stop(
                 own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
                 desired = replace(desired, engines=own)
             found.append(plan_for(desired, observed, Policy(targets=wanted, stop_cause="stop asked for")))
-        return _apply_all(found, host, Options(), yes or not sys.stdin.isatty())
+        status = _apply_all(found, host, Options(), yes)
+    _warn_of_watchers(home, chosen)
+    return status
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _warn_of_watchers(home: Home, stacks: Collection[str]) -> None:
+    for watching in watchers(home):
+        if watching.stack in stacks:
+            _say(f"note: {watching} will start them again, unless the file says `state: stopped`")
 
 
 def restart(
@@ -62,14 +83,16 @@ def restart(
     """
     home = Home.from_environ()
     host = local_host(home)
-    with applying(home, lambda text: print(text, file=sys.stderr)):
+    with applying(home, _say):
         observed = asyncio.run(host.eyes.look())
         chosen = _choose(observed, engines, all, stack)
+        if not chosen:
+            print("nothing runs")
         found = [
             plan_for(as_desired(name, observed), observed, Policy(targets=wanted, restart=wanted))
             for name, wanted in sorted(chosen.items())
         ]
-        return _apply_all(found, host, Options(not no_wait, timeout), yes or not sys.stdin.isatty())
+        return _apply_all(found, host, Options(not no_wait, timeout), yes)
 
 
 def _apply_all(found: Sequence[Survey], host: Host, options: Options, yes: bool) -> int:

@@ -29,6 +29,7 @@ from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.load import load
 from sage_reconcile.stack.resolve import resolve
 from sage_reconcile.watch import PassResult, Watcher
+from sage_reconcile.watching import Note, announced
 
 
 def watch(
@@ -47,8 +48,10 @@ def watch(
     Example: sage watch sage.yaml
     """
     paths = stack_paths(file, overlays)
-    work = HostWork(Home.from_environ(), paths, sets or ())
-    return asyncio.run(_watch(paths, work, interval, once))
+    home = Home.from_environ()
+    with announced(home, paths) as note:
+        work = HostWork(home, paths, sets or (), note)
+        return asyncio.run(_watch(paths, work, interval, once))
 
 
 async def _watch(paths: Sequence[Path], work: "HostWork", interval: float, once: bool) -> int:
@@ -88,8 +91,9 @@ async def _notices(watcher: Watcher) -> None:
 class HostWork:
     """The watcher's work on this host."""
 
-    def __init__(self, home: Home, paths: Sequence[Path], sets: Sequence[str]) -> None:
+    def __init__(self, home: Home, paths: Sequence[Path], sets: Sequence[str], note: Note) -> None:
         self._home = home
+        self._note = note
         self._host = local_host(home)
         self._paths = list(paths)
         self._sets = tuple(sets)
@@ -98,6 +102,7 @@ class HostWork:
 
     def load(self) -> tuple[StackFile, DesiredState]:
         stack = load(self._paths, os.environ, self._sets)
+        self._note.tell(stack.name)
         return stack, resolve(stack)
 
     async def make_pass(

@@ -113,7 +113,7 @@ CRASHED = "crashed ({})"
 # A traceback, and a second one of the process that waited for the first.
 LINES = 300
 CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
-UNKNOWN = Verdict("", "read the engine's last log lines: sage logs --previous")
+UNKNOWN = Verdict("", "`sage logs` shows what it printed")
 
 
 def verdict(tail: Sequence[str], code: int | None, number: int | None) -> Verdict:
