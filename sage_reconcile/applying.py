@@ -88,7 +88,8 @@ class Noted:
     def ended(self, outcome: Outcome) -> None:
         step = outcome.step
         kind = f"{step.verdict} {outcome.result}"
-        journal.append(self._home, kind, str(step.replica), outcome.reason or step.cause)
+        # Why it was begun stands at its beginning: beside "done" it would read like a failure.
+        journal.append(self._home, kind, str(step.replica), outcome.reason or f"took {outcome.seconds:.1f} s")
         self._progress.ended(outcome)
 
 

@@ -15,6 +15,7 @@ from sage_reconcile.gatewayd import GatewayProcess, WatcherProcess
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.render.print import console as print_console
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +120,26 @@ def print_text(shown: Shown) -> None:
     if not shown.table.backends:
         console.print("No engines are registered; `sage apply` registers those of a stack file.")
         return
-    view = Table(
-        "Engine", "Kind", "Names", "State", "Address", title="Registered engines", title_justify="left"
-    )
+    if shown.gateway is None:
+        console.print("These routes are published, but nobody serves them:")
+    # Tables are fitted to the width of a terminal; in a pipe there is none.
+    print_console().print(_table(shown), soft_wrap=False)
+
+
+def _table(shown: Shown) -> Table:
+    """The engines; what does not fit goes on in the next line, since addresses and names are to be copied."""
+    title = "Registered engines" if shown.gateway else None
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in ("State", "Kind"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Engine", "Address", "Names"):
+        table.add_column(name, overflow="fold")
     for engine in _engines(shown.table):
         names = ", ".join(str(name) for name in engine["names"]) if isinstance(engine["names"], list) else ""
         place = f"{engine['stack']}/{engine['engine']}#{engine['replica']}"
-        cells = (place, engine["kind"], names, engine["state"], engine["url"])
-        view.add_row(*(escape(str(cell)) for cell in cells))
-    Console(highlight=False).print(view)
+        cells = (engine["state"], engine["kind"], place, engine["url"], names)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    return table
 
 
 def _watcher_lines(shown: Shown) -> list[str]:

@@ -21,6 +21,7 @@ from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
 from sage_reconcile.render.print import console, print_json
 from sage_reconcile.stack.load import from_document
+from sage_reconcile.stack.problems import did_you_mean
 from sage_reconcile.stack.resolve import resolve
 
 Stack = Annotated[str | None, Parameter(help="The stack; may be left out while there is only one.")]
@@ -31,7 +32,8 @@ def history(*, stack: Stack = None, json: Json = False) -> int:
 
     Example: sage history --stack quickstart
     """
-    known = records.entries(Home.from_environ(), stack)
+    home = Home.from_environ()
+    known = records.entries(home, _applied_stack(home, stack) if stack else None)
     if json:
         print_json([{name: getattr(entry, name) for name in records.Entry.__slots__} for entry in known])
         return 0
@@ -39,10 +41,10 @@ def history(*, stack: Stack = None, json: Json = False) -> int:
     for name in ("STACK", "N", "WHEN", "DIGEST", "COMMIT", "RESULT", "WHAT"):
         table.add_column(name, no_wrap=True)
     for entry in known:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at))
         what = f"{entry.summary}{f' ({entry.note})' if entry.note else ''}"
         table.add_row(
-            entry.stack, str(entry.number), when, entry.digest, entry.commit or "-", entry.result, what
+            *(entry.stack, str(entry.number), _when(entry)),
+            *(entry.digest, entry.commit or "-", entry.result, what),
         )
     console().print(table if known else "nothing was applied yet")
     return 0
@@ -62,8 +64,9 @@ def rollback(
     Example: sage rollback 3 --yes
     """
     home = Home.from_environ()
-    name = stack or _only_stack(home)
+    name = _applied_stack(home, stack) if stack else _only_stack(home)
     entry = records.entry_to_return_to(home, name, number)
+    print(f"returning to entry {entry.number} of {name} ({entry.digest}, {_when(entry)})", flush=True)
     past = from_document(entry.document, Path(entry.base), entry.stack, os.environ)
     host = local_host(home)
     with applying(home, lambda text: print(text, file=sys.stderr)):
@@ -75,8 +78,25 @@ def rollback(
     return report(applied)
 
 
+def _when(entry: records.Entry) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at))
+
+
+def _stacks(home: Home) -> list[str]:
+    return sorted({entry.stack for entry in records.entries(home)})
+
+
+def _applied_stack(home: Home, name: str) -> str:
+    """The name itself. Raises PermanentError when no such stack was ever applied."""
+    stacks = _stacks(home)
+    if name not in stacks:
+        hint = did_you_mean(name, stacks) or f"there are: {', '.join(stacks) or 'none'}"
+        raise PermanentError(f"no stack named {name} was applied; {hint}")
+    return name
+
+
 def _only_stack(home: Home) -> str:
-    stacks = sorted({entry.stack for entry in records.entries(home)})
+    stacks = _stacks(home)
     if len(stacks) == 1:
         return stacks[0]
     if not stacks:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,9 @@ from cyclopts import Parameter
 
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
+from sage_reconcile.model.desired import ReplicaId
 from sage_reconcile.observe.look import LocalEyes
+from sage_reconcile.stack.problems import did_you_mean
 
 TICK = 0.2
 
@@ -55,18 +57,39 @@ def _folder(name: str) -> Path:
         for one in running
         if one.replica.engine == engine and of_stack in ("", one.replica.stack)
     }
-    found = found or {path for path in home.run.glob(f"{of_stack or '*'}/{engine}.*") if path.is_dir()}
+    known = _recorded(home)
+    found = found or {
+        path for one, path in known.items() if one.engine == engine and of_stack in ("", one.stack)
+    }
     if number:
         found = {path for path in found if path.name == f"{engine}.{number}"}
     if not found:
-        known = sorted(f"{path.parent.name}/{path.name.replace('.', '#')}" for path in home.run.glob("*/*.*"))
-        raise PermanentError(f"no engine named {name} has run here; known: {', '.join(known) or 'none'}")
+        raise PermanentError(f"no engine named {name} has run here; {_hint(name, known)}")
     stacks = {path.parent.name for path in found}
     if len(stacks) > 1:
         raise PermanentError(
             f"{name} is in several stacks: {', '.join(sorted(stacks))}; name one: STACK/{name}"
         )
     return min(found, key=lambda path: path.name)
+
+
+def _recorded(home: Home) -> dict[ReplicaId, Path]:
+    """The replicas that have records here; other things lie beside them, the gateway's for one."""
+    found = {}
+    for path in sorted(home.run.glob("*/*.*")):
+        engine, _, number = path.name.rpartition(".")
+        if number.isdecimal() and path.is_dir():
+            found[ReplicaId(path.parent.name, engine, int(number))] = path
+    return found
+
+
+def _hint(name: str, known: Iterable[ReplicaId]) -> str:
+    if name == "gateway":
+        return "the gateway's log: `sage gateway logs`"
+    # Nearest to the form that was typed: chta is like chat, demo/chta#0 like demo/chat#0.
+    forms = [form for one in known for form in (one.engine, one.short, f"{one.stack}/{one.engine}", str(one))]
+    listed = ", ".join(str(one) for one in sorted(known)) or "none"
+    return did_you_mean(name, forms) or f"known: {listed}"
 
 
 def _log(folder: Path, previous: bool) -> Path | None:

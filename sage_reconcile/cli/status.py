@@ -27,6 +27,7 @@ def status(
     watch: Annotated[
         bool, Parameter(name=["--watch", "-w"], negative="", help="Redraw until Ctrl-C.")
     ] = False,
+    all: Annotated[bool, Parameter(negative="", help="Name engines of other SAGE_HOMEs, too.")] = False,
 ) -> int:
     """Show engines, health, GPU memory by owner, and drift from the stack file.
 
@@ -40,13 +41,14 @@ def status(
     observed, drift = asyncio.run(_look(eyes, path, must_load=file is not None))
     out = console()
     if not watch:
-        out.print(status_view(observed, drift), soft_wrap=False)
+        out.print(status_view(observed, drift, all), soft_wrap=False)
         return 0
     from rich.live import Live
 
     with contextlib.suppress(KeyboardInterrupt), Live(console=out, screen=out.is_terminal) as live:
         while True:
-            live.update(status_view(*asyncio.run(_look(eyes, path, must_load=False))), refresh=True)
+            observed, drift = asyncio.run(_look(eyes, path, must_load=False))
+            live.update(status_view(observed, drift, all), refresh=True)
             time.sleep(1.0)
     return 0
 

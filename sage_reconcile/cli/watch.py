@@ -127,7 +127,7 @@ class HostWork:
         executors: list[Executor] = []
         canceller = asyncio.create_task(_cancel_on(interrupt, executors))
         try:
-            with ApplyProgress(out, self._host.hands.last_line) as progress:
+            with ApplyProgress(out, self._host.hands.last_line, _stamp) as progress:
                 noted = Noted(self._home, desired.stack, progress)
                 outcomes = await carry_out(found, self._host, noted, Options(), executors)
         finally:
@@ -141,10 +141,15 @@ class HostWork:
         return PassResult(found.plan, failed)
 
     def _tell(self, has_changes: bool, lines: list[str]) -> None:
-        """A plan with changes is always shown; what merely stays blocked or held is shown once."""
+        """A plan with changes is always shown; what merely stays blocked or held is shown once.
+
+        Of the first plan at least the headline is: silence would not tell whether anything was looked at.
+        """
         text = "\n".join(lines)
         if has_changes or ("blocked" in lines[-1] and text != self._told):
             self.say(text)
+        elif not self._told:
+            self.say(lines[-1])
         self._told = text
 
     def _watch_pulse(self, observed: ObservedState, changing: set[str]) -> None:
@@ -162,10 +167,15 @@ class HostWork:
         }
 
     def say(self, text: str) -> None:
-        stamp = time.strftime("%H:%M:%S")
-        print("\n".join(f"{stamp}  {line}" if line else "" for line in text.splitlines()), flush=True)
+        stamp = _stamp()
+        print("\n".join(f"{stamp}{line}" if line else "" for line in text.splitlines()), flush=True)
         if not text.startswith("Stack "):
             journal.append(self._home, "watch", ",".join(path.name for path in self._paths), text)
+
+
+def _stamp() -> str:
+    """What every line of a watcher begins with."""
+    return time.strftime("%H:%M:%S  ")
 
 
 def _written(folder: str) -> int:

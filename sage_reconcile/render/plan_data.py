@@ -2,8 +2,20 @@
 
 from typing import Any
 
-from sage_reconcile.model.actions import Plan, Step, Verdict
-from sage_reconcile.render.plan_text import headline, where
+from sage_reconcile.model.actions import (
+    AwaitReady,
+    Launch,
+    Plan,
+    Reap,
+    Sleep,
+    Step,
+    Stop,
+    UpdateLive,
+    Verdict,
+    Wake,
+)
+from sage_reconcile.model.desired import LaunchSpec
+from sage_reconcile.render.plan_text import changing_gpus, headline, where
 
 SUMMARY = ("start", "replace", "update", "stop", "sleep", "wake", "adopt", "reap")
 
@@ -71,18 +83,48 @@ def plan_markdown(plan: Plan) -> str:
     """A comment for a merge request."""
     lines = [f"### sage plan: stack `{plan.stack}`", "", f"**{headline(plan)}**", ""]
     if plan.steps or plan.blocked:
-        lines += ["| action | engine | cause | where |", "| --- | --- | --- | --- |"]
-        for step in plan.steps:
-            place = where(step.placement) if step.placement else ""
-            strategy = f" ({step.strategy})" if step.strategy else ""
-            lines.append(
-                f"| {step.verdict}{strategy} | `{step.replica.short}` | {_cell(step.cause)} | {place} |"
-            )
-        lines += [f"| **blocked** | `{b.replica.short}` | {_cell(b.reason)} | |" for b in plan.blocked]
+        lines += ["| action | engine | model | runtime | cause | where |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |", *map(_row, plan.steps)]
+        lines += [f"| **blocked** | `{b.replica.short}` | | | {_cell(b.reason)} | |" for b in plan.blocked]
         lines.append("")
+    if plan.steps:
+        lines += _memory_table(plan)
     lines += [f"> cannot see {gap.what} of {gap.node}: {gap.reason}" for gap in plan.gaps]
     lines += [f"> note: {note}" for note in plan.notes]
     return "\n".join(lines).rstrip()
+
+
+def _row(step: Step) -> str:
+    place = where(step.placement) if step.placement else ""
+    strategy = f" ({step.strategy})" if step.strategy else ""
+    spec = _spec(step)
+    model, runtime = (f"`{spec.model}`", spec.runtime) if spec else ("", "")
+    cells = (f"{step.verdict}{strategy}", f"`{step.replica.short}`", model, runtime, step.cause, place)
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _spec(step: Step) -> LaunchSpec | None:
+    """What is started, else what is there already."""
+    found = None
+    for action in step.actions:
+        match action:
+            case Launch(spec=spec):
+                return spec
+            case Reap(orphan=seen) | Stop(launch=seen) | UpdateLive(launch=seen) | Wake(launch=seen):
+                found = seen.mark.spec
+            case Sleep(launch=seen) | AwaitReady(launch=seen) if seen is not None:
+                found = seen.mark.spec
+    return found
+
+
+def _memory_table(plan: Plan) -> list[str]:
+    rows = [
+        f"| {_cell(gpu.node)} GPU {gpu.index} | {gpu.total_mib:,} | {gpu.before_mib:,} "
+        f"| {gpu.peak_mib:,} | {gpu.after_mib:,} |"
+        for gpu in changing_gpus(plan.memory)
+    ]
+    header = ["| GPU memory, MiB | total | before | peak | after |", "| --- | ---: | ---: | ---: | ---: |"]
+    return [*header, *rows, ""] if rows else []
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,6 @@
 """A plan as text that a person reviews: deterministic, one line of cause for every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sage_reconcile.model.actions import Blocked, GpuTimeline, Launch, Plan, Step, Verdict
 from sage_reconcile.model.observed import Placement
@@ -101,9 +101,13 @@ def _blocked(blocked: Blocked, width: int) -> str:
 _HEADER = "GPU memory, MiB"
 
 
-def _memory(memory: tuple[GpuTimeline, ...]) -> Iterator[Line]:
+def changing_gpus(memory: Iterable[GpuTimeline]) -> list[GpuTimeline]:
     """Only GPUs on which something changes: a fleet has hundreds."""
-    rows = [gpu for gpu in memory if gpu.before_mib != gpu.peak_mib or gpu.before_mib != gpu.after_mib]
+    return [gpu for gpu in memory if gpu.before_mib != gpu.peak_mib or gpu.before_mib != gpu.after_mib]
+
+
+def _memory(memory: tuple[GpuTimeline, ...]) -> Iterator[Line]:
+    rows = changing_gpus(memory)
     if not rows:
         return
     yield "", ""

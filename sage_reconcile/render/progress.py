@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from sage_reconcile.apply.hands import Started
-from sage_reconcile.model.actions import Outcome, Result, Step
+from sage_reconcile.model.actions import Drain, Outcome, Result, Step, Stop
 from sage_reconcile.model.observed import ObservedLaunch
 
 LastLine = Callable[[Started | ObservedLaunch], str]
@@ -25,8 +25,10 @@ SIGNS = {
 class ApplyProgress:
     """Shows what happens. Use as a context manager; on a terminal it redraws ten times a second."""
 
-    def __init__(self, console: Console, last_line: LastLine) -> None:
+    def __init__(self, console: Console, last_line: LastLine, prefix: Callable[[], str] = str) -> None:
+        """`prefix` gives what every lasting line begins with, a time for example."""
         self._console = console
+        self._prefix = prefix
         self._last_line = last_line
         self._running: dict[str, _Row] = {}
         self._live: Live | None = None
@@ -49,20 +51,22 @@ class ApplyProgress:
     def acting(self, step: Step, doing: str, launch: Started | ObservedLaunch | None) -> None:
         row = self._running.get(step.id)
         if row is not None:
-            row.doing, row.launch = doing, launch
-            row.spinner.text = ""
+            row.doing = doing
+            row.launch = None if launch is None or _is_to_end(step, launch) else launch
         if self._live is None:
-            self._console.print(
-                f"  {step.verdict} {step.replica.short}: {doing}", highlight=False, soft_wrap=True
-            )
+            self._print(f"  {step.verdict} {step.replica.short}: {doing}")
 
     def ended(self, outcome: Outcome) -> None:
         self._running.pop(outcome.step.id, None)
         for style, text in outcome_lines(outcome):
-            self._console.print(Text(text, style=style), soft_wrap=True)
+            self._print(text, style)
 
-    def _table(self) -> Group:
-        table = Table.grid(padding=(0, 1))
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(Text.assemble(self._prefix(), (text, style)), soft_wrap=True)
+
+    def _table(self) -> Table:
+        # The width of the terminal goes to name, time and phase; the log line gets what is left of it.
+        table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=2)
         for _ in range(3):
             table.add_column(no_wrap=True)
@@ -70,8 +74,14 @@ class ApplyProgress:
         for row in list(self._running.values()):
             line = self._last_line(row.launch) if row.launch is not None else ""
             elapsed = f"{time.monotonic() - row.begin:.0f} s"
-            table.add_row(row.spinner, row.step.replica.short, elapsed, row.doing, Text(line))
-        return Group(table)
+            log = Text.from_ansi(line).plain
+            table.add_row(row.spinner, *map(Text, (row.step.replica.short, elapsed, row.doing, log)))
+        return table
+
+
+def _is_to_end(step: Step, launch: Started | ObservedLaunch) -> bool:
+    """Whether the step ends this launch: what that one still logs tells nothing about the progress."""
+    return any(isinstance(action, Drain | Stop) and action.launch == launch for action in step.actions)
 
 
 class _Row:

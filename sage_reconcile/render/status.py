@@ -80,8 +80,11 @@ def _gpu(account: Account, observed: ObservedState) -> dict[str, Any]:
     }
 
 
-def status_view(observed: ObservedState, drift: dict[str, str]) -> RenderableType:
-    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file."""
+def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: bool) -> RenderableType:
+    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file.
+
+    Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
+    """
     parts: list[RenderableType] = []
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ENGINE", "STATE", "MODEL", "RUNTIME", "PORT", "PID", "GPU", "MIB", "UP", "RESTARTS"):
@@ -113,17 +116,30 @@ def status_view(observed: ObservedState, drift: dict[str, str]) -> RenderableTyp
         )
         for o in observed.orphans
     ]
-    parts += [
+    parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
+    parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    if observed.gpus:
+        parts += [Text(""), _gpus(observed)]
+    return Group(*parts)
+
+
+def _foreign(observed: ObservedState) -> list[Text]:
+    return [
         Text(
             f"another SAGE_HOME: {f.mark.replica} ({f.user}, {f.mark.home}) on port {f.mark.placement.port}",
             "dim",
         )
         for f in observed.foreign
     ]
-    parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
-    if observed.gpus:
-        parts += [Text(""), _gpus(observed)]
-    return Group(*parts)
+
+
+def _foreign_count(observed: ObservedState) -> list[Text]:
+    count = len(observed.foreign)
+    if not count:
+        return []
+    if count == 1:
+        return [Text("1 engine of another SAGE_HOME runs here; --all shows it", "dim")]
+    return [Text(f"{count} engines of other SAGE_HOMEs run here; --all shows them", "dim")]
 
 
 def _gpus(observed: ObservedState) -> Table:
