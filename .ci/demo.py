@@ -111,8 +111,9 @@ Both engines and the gateway go on running. Try:
   .venv/bin/sage status
   curl http://127.0.0.1:{port}/v1/models
   .venv/bin/sage logs chat
-  $EDITOR stacks/quickstart.yaml && .venv/bin/sage apply stacks/quickstart.yaml
-  .venv/bin/sage watch stacks/quickstart.yaml
+  cp stacks/quickstart.yaml sage.yaml && $EDITOR sage.yaml
+  .venv/bin/sage plan && .venv/bin/sage apply
+  .venv/bin/sage watch
   make demo-down"""
     )
     if not is_right:

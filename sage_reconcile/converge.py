@@ -4,12 +4,13 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from sage_reconcile import gatewayd
+from sage_reconcile.apply.environment import runtime_notes
 from sage_reconcile.apply.execute import Executor, Options, Progress
 from sage_reconcile.apply.hands import Hands
 from sage_reconcile.apply.local import LocalHands, Senses
 from sage_reconcile.errors import TransientError
 from sage_reconcile.home import Home
-from sage_reconcile.model.actions import Outcome, Plan, Verdict
+from sage_reconcile.model.actions import Launch, Outcome, Plan, Verdict
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState
 from sage_reconcile.observe import records
@@ -105,6 +106,15 @@ def plan_for(desired: DesiredState, observed: ObservedState, policy: Policy | No
     plan = reconcile(desired, observed, policy or Policy())
     plan = replace(plan, notes=(*plan.notes, *route_notes(desired, observed)))
     return Survey(desired, observed, plan)
+
+
+def with_host_notes(survey: Survey, home: Home) -> Survey:
+    """The survey with what the user of this host should know before anything is started."""
+    starts = (
+        action.spec for step in survey.plan.steps for action in step.actions if isinstance(action, Launch)
+    )
+    notes = (*survey.plan.notes, *runtime_notes(starts, home))
+    return replace(survey, plan=replace(survey.plan, notes=notes))
 
 
 async def carry_out(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sage_reconcile import secrets
@@ -54,6 +54,23 @@ def launch_context(
     )
 
 
+def runtime_notes(launches: Iterable[LaunchSpec], home: Home) -> tuple[str, ...]:
+    """What a plan should say of this host's environments before anything is started, sorted."""
+    bare = {
+        spec.runtime
+        for spec in launches
+        if runtime(spec.runtime).needs_python and spec.python is None and not _own_python(spec, home).exists()
+    }
+    return tuple(
+        f"runtime {name} has no environment in {home.runtimes / name}: python3 of the PATH is used"
+        for name in sorted(bare)
+    )
+
+
+def _own_python(spec: LaunchSpec, home: Home) -> Path:
+    return home.runtimes / spec.runtime / "bin" / "python"
+
+
 def _model(spec: LaunchSpec, home: Home) -> str:
     """The directory under SAGE_HOME/models where there is one, else the model as the file names it."""
     directory = home.models / spec.model
@@ -69,7 +86,7 @@ def _python(spec: LaunchSpec, home: Home) -> str:
                 f"create that environment, or set runtimes.<name>.python to one that has {spec.runtime}"
             )
         return spec.python
-    own = home.runtimes / spec.runtime / "bin" / "python"
+    own = _own_python(spec, home)
     if own.exists():
         return str(own)
     found = shutil.which("python3")

@@ -81,7 +81,7 @@ class LocalHands:
             "mark": codec.to_plain(mark),
             "argv": list(line.argv),
             "env": engine_environment(spec, line.env, self._environ),
-            "cwd": working_directory(spec),
+            "cwd": working_directory(spec) or line.cwd,
             "directory": str(directory),
             "live": codec.to_plain(order.live),
             "log": {"max_bytes": LOG_BYTES, "keep": LOGS_KEPT},

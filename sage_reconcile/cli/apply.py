@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import Applied, apply_survey, remember
 from sage_reconcile.cli.stackfile import Json, Overlays, Sets, Targets, known_targets, load_stack
-from sage_reconcile.converge import Host, Survey, local_host, survey
+from sage_reconcile.converge import Host, Survey, local_host, survey, with_host_notes
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
@@ -67,7 +67,7 @@ def apply(  # noqa: PLR0913 - one parameter per option
     policy = Policy(targets=known_targets(target, [engine.name for engine in desired.engines]))
     options = Options(wait=not no_wait, timeout=timeout, rollback=not no_rollback)
     with applying(home, lambda text: print(text, file=sys.stderr)):
-        found = asyncio.run(survey(desired, host.eyes, policy))
+        found = with_host_notes(asyncio.run(survey(desired, host.eyes, policy)), home)
         if stored is not None:
             planfile.check(stored, found)
         if dry_run:

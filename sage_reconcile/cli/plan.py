@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, Targets, known_targets, load_stack
-from sage_reconcile.converge import plan_for, survey
+from sage_reconcile.converge import plan_for, survey, with_host_notes
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.observe.inventory import described
@@ -48,7 +48,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
     if inventory:
         found = plan_for(desired, described(inventory), policy)
     else:
-        found = asyncio.run(survey(desired, LocalEyes(Home.from_environ()), policy))
+        home = Home.from_environ()
+        found = with_host_notes(asyncio.run(survey(desired, LocalEyes(home), policy)), home)
     print_plan(found.plan, format)
     if out is not None:
         from sage_reconcile import planfile

@@ -26,11 +26,13 @@ class LaunchContext:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """How to start an engine. `model` is the name that it will answer to, `env` what the runtime adds."""
+    """How to start an engine. `model` is the name that it will answer to, `env` what the runtime adds,
+    `cwd` where it must be started where the file names no folder."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     model: str
+    cwd: str | None = None
 
 
 class Runtime(Protocol):

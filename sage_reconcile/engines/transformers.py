@@ -20,14 +20,18 @@ class Transformers:
 
     def command_line(self, spec: LaunchSpec, context: LaunchContext) -> CommandLine:
         place = context.placement
-        argv = [context.python, "-m", "transformers.cli.transformers", "serve", context.model]
+        # It answers only to the name that it was started with, and puts that name into its replies. Started
+        # in the folder of the host's models, the model's own name is a path too, and clients see no path.
+        model, cwd = context.model, None
+        if spec.cwd is None and context.model.endswith(f"/{spec.model}"):
+            model, cwd = spec.model, context.model.removesuffix(f"/{spec.model}")
+        argv = [context.python, "-m", "transformers.cli.transformers", "serve", model]
         argv += ["--host", place.host, "--port", str(place.port)]
         if arg(spec, "device") is None:
             argv += ["--device", "cpu" if runs_on_cpu(spec, context) else "cuda"]
         argv += render_args(spec)
         env = gpu_environment(spec, context) | hub_environment(context)
-        # It answers only to the name that it was started with, a directory included.
-        return CommandLine(tuple(argv), frozen_env(env), context.model)
+        return CommandLine(tuple(argv), frozen_env(env), model, cwd)
 
     def need_mib(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
         return declared_need_mib(spec, gpu_total_mib)

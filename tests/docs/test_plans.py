@@ -77,6 +77,10 @@ def test_the_plan_is_what_the_planner_says() -> None:
 def test_the_plan_is_what_the_command_prints(tmp_path: Path) -> None:
     """But for the host's name and for ports, which others may hold here."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    for name in ("transformers", "sentence-transformers"):
+        python = tmp_path / "home" / "runtimes" / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.symlink_to(sys.executable)
     done = subprocess.run(
         [sys.executable, "-m", "sage_reconcile.cli.main", "plan", "stacks/quickstart.yaml"],
         cwd=ROOT,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -260,20 +259,3 @@ def test_a_command_beside_the_file_runs_there(tmp_path: Path) -> None:
     assert stack_of(tmp_path, text).model.engines[0].cwd == str(tmp_path)
     (tmp_path / "server.py").unlink()
     assert stack_of(tmp_path, text).model.engines[0].cwd is None
-
-
-def test_growth_is_about_linear(tmp_path: Path) -> None:
-    """Four times the engines take far less than sixteen times as long (a quadratic pass would)."""
-
-    def seconds(engines: int) -> float:
-        lines = [
-            f"  - {{name: e{n}, model: m{n}, port: {9000 + n}, args: {{p: 1}}, depends_on: [e{n - 1}]}}"
-            for n in range(1, engines)
-        ]
-        path = write(tmp_path, f"{engines}.yaml", "engines:\n  - {name: e0, model: x}\n" + "\n".join(lines))
-        started = time.perf_counter()
-        resolve(load([path], {}))
-        return time.perf_counter() - started
-
-    seconds(50)
-    assert min(seconds(1600), seconds(1600)) < 10 * min(seconds(400), seconds(400))
