@@ -36,7 +36,7 @@ class ApplyProgress:
     def __enter__(self) -> "ApplyProgress":
         if self._console.is_terminal:
             self._live = Live(
-                console=self._console, refresh_per_second=10, get_renderable=self._table, transient=True
+                console=self._console, refresh_per_second=10, get_renderable=self.view, transient=True
             )
             self._live.__enter__()
         return self
@@ -64,7 +64,8 @@ class ApplyProgress:
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(Text.assemble(self._prefix(), (text, style)), soft_wrap=True)
 
-    def _table(self) -> Table:
+    def view(self) -> Table:
+        """What a terminal shows now: one line for each step that runs."""
         # The width of the terminal goes to name, time and phase; the log line gets what is left of it.
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=2)

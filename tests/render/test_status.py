@@ -1,0 +1,44 @@
+"""`sage status` beside engines of others."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from sage_reconcile.model.observed import ForeignLaunch
+from sage_reconcile.render.status import status_view
+from tests.build import mark, observed
+
+
+def text(count: int, shows_foreign: bool) -> str:
+    others = [mark(f"other-{number}", home="/somebody/else") for number in range(count)]
+    foreign = tuple(ForeignLaunch(one, (7,), "somebody") for one in others)
+    console = Console(file=io.StringIO(), width=250)
+    with console.capture() as capture:
+        console.print(status_view(replace(observed(), foreign=foreign), {}, shows_foreign))
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (1, "1 engine of another SAGE_HOME runs here; --all shows it"),
+        (3, "3 engines of other SAGE_HOMEs run here; --all shows them"),
+    ],
+)
+def test_engines_of_others_are_one_line(count: int, line: str) -> None:
+    said = text(count, shows_foreign=False)
+    assert line in said.splitlines()
+    assert "other-0" not in said
+
+
+def test_all_names_them() -> None:
+    said = text(2, shows_foreign=True)
+    assert "another SAGE_HOME: demo/other-0#0 (somebody, /somebody/else) on port 8901" in said
+    assert "other-1" in said
+    assert "--all" not in said
+
+
+def test_without_others_nothing_is_said_of_them() -> None:
+    assert "SAGE_HOMEs" not in text(0, shows_foreign=False)
