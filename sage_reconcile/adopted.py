@@ -2,8 +2,20 @@
 
 from collections import defaultdict
 
-from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, LiveSpec, RouteSpec
+from sage_reconcile.model.desired import (
+    DesiredEngine,
+    DesiredState,
+    EngineState,
+    HealthSpec,
+    Kind,
+    LaunchSpec,
+    LiveSpec,
+    ProbeKind,
+    RouteSpec,
+    fingerprint,
+)
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState
+from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import primary
 
 
@@ -13,8 +25,28 @@ def as_desired(stack: str, observed: ObservedState, stopped: frozenset[str] = fr
     for launch in observed.launches:
         if launch.replica.stack == stack:
             launches[launch.replica.engine].append(launch)
-    engines = (_engine(name, own, observed, name in stopped) for name, own in sorted(launches.items()))
-    return DesiredState(stack, tuple(engines))
+    engines = [_engine(name, own, observed, name in stopped) for name, own in launches.items()]
+    published = observed.routing.backends if observed.routing else ()
+    engines += [
+        _external(backend, observed)
+        for backend in published
+        if backend.stack == stack and backend.is_external and backend.engine not in launches
+    ]
+    return DesiredState(stack, tuple(sorted(engines, key=lambda engine: engine.name)))
+
+
+def _external(backend: Backend, observed: ObservedState) -> DesiredEngine:
+    """An engine that is not sage's own, as it was published: commands without a file leave its routes be."""
+    kind = Kind(backend.kind)
+    probe = ProbeKind.EMBED if kind is Kind.EMBEDDING else ProbeKind.GENERATE
+    launch = LaunchSpec(kind, "external", backend.model, url=backend.url, api_key=backend.api_key or None)
+    return DesiredEngine(
+        name=backend.engine,
+        launch=launch,
+        route=_route({backend.id}, observed, (backend.engine, backend.model)),
+        live=LiveSpec(HealthSpec(probe)),
+        fingerprint=fingerprint(launch),
+    )
 
 
 def _engine(
@@ -26,7 +58,7 @@ def _engine(
     return DesiredEngine(
         name=name,
         launch=mark.spec,
-        route=_route(launches, observed, (mark.spec.model, name)),
+        route=_route({one.mark.id for one in launches}, observed, (mark.spec.model, name)),
         live=launch.live or LiveSpec(),
         replicas=1 + max(one.replica.replica for one in launches),
         state=EngineState.STOPPED if is_stopped else EngineState.RUNNING,
@@ -34,9 +66,8 @@ def _engine(
     )
 
 
-def _route(launches: list[ObservedLaunch], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:
+def _route(ids: set[str], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:
     """The route as it was published last; the engine's own names where it was never published."""
-    ids = {launch.mark.id for launch in launches}
     table = observed.routing
     routes = [r for r in table.routes if ids.intersection(r.backends)] if table else []
     backend = next((b for b in table.backends if b.id in ids), None) if table else None

@@ -98,6 +98,11 @@ class LaunchSpec:
     def is_external(self) -> bool:
         return self.url is not None
 
+    @property
+    def base_url(self) -> str:
+        """`url` without a trailing slash or the /v1 that clients are used to write; "" where there is none."""
+        return (self.url or "").rstrip("/").removesuffix("/v1").rstrip("/")
+
 
 @dataclass(frozen=True, slots=True)
 class PlacementSpec:

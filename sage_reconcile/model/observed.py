@@ -181,11 +181,12 @@ class ObservedNode:
 
 @dataclass(frozen=True, slots=True)
 class ExternalHealth:
-    """What probing an external engine gave."""
+    """What probing an external engine gave; `message` goes on after its name: "does not answer: ..."."""
 
     engine: str
     health: Health
     message: str = ""
+    stack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,11 @@ The file is `$SAGE_HOME/routing/routing.json`, replaced atomically; schemas/rout
 from dataclasses import dataclass
 
 
+def external_id(stack: str, engine: str) -> str:
+    """The backend id of an engine that sage does not own."""
+    return f"{stack}/{engine}#0@external"
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """One replica that may answer requests.
@@ -30,6 +35,10 @@ class Backend:
     max_concurrent: int = 256
     api_key: str = ""
     node: str = ""
+
+    @property
+    def is_external(self) -> bool:
+        return self.id == external_id(self.stack, self.engine)
 
 
 @dataclass(frozen=True, slots=True)

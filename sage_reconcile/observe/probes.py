@@ -23,11 +23,13 @@ NOT_A_CHAT = frozenset({400, 404, 405, 422, 501})
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Whether the engine answered a real request, else why not; `is_silent`: it gave no answer in time."""
+    """Whether the engine answered a real request, else why not; `is_silent`: it gave no answer in time,
+    `has_answered`: it gave one, which was not good."""
 
     ok: bool
     message: str = ""
     is_silent: bool = False
+    has_answered: bool = True
 
 
 async def probe_ready(
@@ -50,9 +52,9 @@ async def probe_ready(
                 return await _embeds(client, model)
             return await _generates(client, model)
     except TimeoutError:
-        return ProbeResult(False, NO_ANSWER.format(timeout), is_silent=True)
+        return ProbeResult(False, NO_ANSWER.format(timeout), is_silent=True, has_answered=False)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return ProbeResult(False, _reason(error))
+        return ProbeResult(False, _reason(error), has_answered=False)
 
 
 async def is_sleeping(url: str, timeout: float) -> bool | None:
@@ -150,4 +152,15 @@ def _json(reply: httpx.Response) -> Any:
 
 def _reason(error: Exception) -> str:
     said = str(error) or type(error).__name__
+    if _is_refusal(error):
+        return "connection refused"
     return f"nothing accepts connections there ({said})" if isinstance(error, httpx.ConnectError) else said
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """httpx tells only that no connection came about; the reason is the cause of a cause."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_refusal, error.exceptions))
+    if error is None or isinstance(error, ConnectionRefusedError):
+        return error is not None
+    return _is_refusal(error.__cause__ or error.__context__)

@@ -8,6 +8,7 @@ from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, LastExit, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.plan.difference import differences, route_differences
+from sage_reconcile.plan.external import external_differences
 from sage_reconcile.plan.names import NO_NAMES, Names
 
 
@@ -66,6 +67,10 @@ def keep_external(case: Case) -> Decision | None:
         return None
     if case.launch is not None:
         return Decision(Verdict.STOP, f"now external: {case.engine.launch.url} serves it")
+    changes = external_differences(case.routing, case.replica, case.engine, case.names)
+    if changes:
+        stopped = "state: stopped; " if case.engine.state is EngineState.STOPPED else ""
+        return Decision(Verdict.UPDATE, f"{stopped}route: " + "; ".join(changes), changes)
     return Decision(Verdict.KEEP, "external: probed and routed, never owned")
 
 

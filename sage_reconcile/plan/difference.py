@@ -33,21 +33,22 @@ def route_differences(table: RoutingTable, backend: str, wanted: RouteSpec, name
         return ()
     published = tuple(sorted(route.name for route in routes))
     found = [
-        _change("names", ", ".join(published), ", ".join(names.given)),
-        _change("weight", entry.weight, wanted.weight),
-        _change("max_concurrent", entry.max_concurrent, wanted.max_concurrent),
+        change("names", ", ".join(published), ", ".join(names.given)),
+        change("weight", entry.weight, wanted.weight),
+        change("max_concurrent", entry.max_concurrent, wanted.max_concurrent),
     ]
     for route in routes:
         if route.name in names.owned:
             found += [
-                _change("policy", route.policy, wanted.policy),
-                _change("hold", f"{route.hold:g} s", f"{wanted.hold:g} s"),
-                _change("metadata", _pairs(route.metadata), _pairs(wanted.metadata)),
+                change("policy", route.policy, wanted.policy),
+                change("hold", f"{route.hold:g} s", f"{wanted.hold:g} s"),
+                change("metadata", _pairs(route.metadata), _pairs(wanted.metadata)),
             ]
     return tuple(dict.fromkeys(change for change in found if change))
 
 
-def _change(field: str, is_: object, shall: object) -> str:
+def change(field: str, is_: object, shall: object) -> str:
+    """One field in words, "" where both are equal."""
     return "" if is_ == shall else f"{field}: {is_ or '(none)'} -> {shall or '(none)'}"
 
 

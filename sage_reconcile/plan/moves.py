@@ -4,6 +4,7 @@ from sage_reconcile.model.actions import Action, Step, Stop, Verdict
 from sage_reconcile.model.desired import DesiredEngine, ReplicaId, Strategy
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
 from sage_reconcile.plan.classify import Decision
+from sage_reconcile.plan.external import reroute_step
 from sage_reconcile.plan.place import NoSpot, Placer
 from sage_reconcile.plan.steps import in_place, start_actions, stop_actions
 from sage_reconcile.plan.strategy import choose
@@ -19,6 +20,8 @@ class Moves:
         self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None, decision: Decision
     ) -> Step | NoSpot:
         """The step that carries the decision out, or why there is no place for it."""
+        if engine.launch.is_external:
+            return reroute_step(replica, decision.cause, decision.changes)
         if launch is None or decision.verdict is Verdict.START:
             return self._start(engine, replica, launch, decision)
         if decision.verdict is Verdict.REPLACE:

@@ -7,6 +7,7 @@ from sage_reconcile.model.actions import Blocked, Kept, Plan, Step, Verdict
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
+from sage_reconcile.plan.external import external_notes, steps_for_left
 from sage_reconcile.plan.memory import Ledger, need_mib
 from sage_reconcile.plan.moves import Moves
 from sage_reconcile.plan.names import NO_NAMES, given_names
@@ -50,7 +51,6 @@ class _Planning:
         self.steps: list[Step] = []
         self.blocked: list[Blocked] = []
         self.kept: list[Kept] = []
-        self.notes: list[str] = []
         self.launches: dict[ReplicaId, list[ObservedLaunch]] = defaultdict(list)
         for launch in observed.launches:
             if launch.replica.stack == desired.stack:
@@ -69,6 +69,9 @@ class _Planning:
         }
         self._reap()
         self._stop_undesired(wanted)
+        for step in steps_for_left(self.desired, self.observed.routing):
+            if self._is_target(step.replica.engine):
+                self._add(step)
         for engine in planning_order(self.desired, self._sizes()):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
@@ -79,7 +82,7 @@ class _Planning:
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
             memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
-            notes=tuple(self.notes),
+            notes=external_notes(self.observed),
             described=self.observed.is_described,
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
-from sage_reconcile.model.routing import Backend, Route, RoutingTable
+from sage_reconcile.model.routing import Backend, Route, RoutingTable, external_id
 
 READY, DRAINING, PENDING = "ready", "draining", "pending"
 
@@ -48,7 +48,23 @@ def route_notes(desired: DesiredState, observed: ObservedState) -> tuple[str, ..
             for other in others
             if not _are_alike(first, other)
         ]
+    removed = _names_removed(desired, observed)
+    notes += [f"routes removed: {', '.join(removed)}"] if removed else []
     return tuple(sorted(notes))
+
+
+def _names_removed(desired: DesiredState, observed: ObservedState) -> list[str]:
+    """Names that this stack has published and offers no more, of engines that are not there: no step of the
+    plan ends them."""
+    published = observed.routing or RoutingTable()
+    stay = {route.name for route in routing_table(desired, observed).routes}
+    there = {launch.mark.id for launch in observed.launches}
+    there |= {backend.id for backend in published.backends if backend.is_external}
+    return [
+        route.name
+        for route in published.routes
+        if route.stack == desired.stack and route.name not in stay and not there.intersection(route.backends)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +114,6 @@ class _Served:
     backend: Backend
     engine: DesiredEngine | None
     model: str
-
-
-def external_id(stack: str, engine: str) -> str:
-    """The backend id of an engine that sage does not own."""
-    return f"{stack}/{engine}#0@external"
 
 
 def _launched(desired: DesiredState, observed: ObservedState, draining: frozenset[str]) -> Iterator[_Served]:
@@ -200,7 +211,7 @@ def _external(desired: DesiredState, observed: ObservedState, draining: frozense
             stack=desired.stack,
             engine=engine.name,
             replica=0,
-            url=(engine.launch.url or "").rstrip("/").removesuffix("/v1").rstrip("/"),
+            url=engine.launch.base_url,
             model=engine.launch.model,
             kind=engine.launch.kind.value,
             state=DRAINING if backend_id in draining else state,

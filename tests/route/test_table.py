@@ -22,8 +22,8 @@ from sage_reconcile.model.observed import (
     ObservedState,
     Placement,
 )
-from sage_reconcile.model.routing import Backend, Route, RoutingTable
-from sage_reconcile.route.table import external_id, route_notes, routing_table
+from sage_reconcile.model.routing import Backend, Route, RoutingTable, external_id
+from sage_reconcile.route.table import route_notes, routing_table
 
 
 def engine(
