@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from sage_reconcile.converge import survey
 from sage_reconcile.errors import StackError
 from sage_reconcile.home import Home
 from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.observe.external import look_at_published
 from sage_reconcile.observe.look import LocalEyes
 from sage_reconcile.render.print import console, print_json
 from sage_reconcile.render.status import status_data, status_view
@@ -34,11 +36,11 @@ def status(
     Example: sage status
     """
     eyes = LocalEyes(Home.from_environ())
-    if json:
-        print_json(status_data(asyncio.run(eyes.look())))
-        return 0
     path = file or next((Path(name) for name in DEFAULTS if Path(name).exists()), None)
     observed, drift = asyncio.run(_look(eyes, path, must_load=file is not None))
+    if json:
+        print_json(status_data(observed))
+        return 0
     out = console()
     if not watch:
         out.print(status_view(observed, drift, all), soft_wrap=False)
@@ -54,7 +56,14 @@ def status(
 
 
 async def _look(eyes: LocalEyes, path: Path | None, must_load: bool) -> tuple[ObservedState, dict[str, str]]:
-    """A look, and for each replica what `sage apply` would do to it."""
+    """A look, external engines included, and for each replica what `sage apply` would do to it."""
+    observed, drift = await _look_at(eyes, path, must_load)
+    return replace(observed, external=await look_at_published(observed)), drift
+
+
+async def _look_at(
+    eyes: LocalEyes, path: Path | None, must_load: bool
+) -> tuple[ObservedState, dict[str, str]]:
     if path is None:
         return await eyes.look(), {}
     try:

@@ -122,9 +122,20 @@ def _choose(
         of_stack, _, engine = name.rpartition("/")
         found = [s for s, engines in running.items() if engine in engines and of_stack in ("", s)]
         if not found:
+            _refuse_external(observed, of_stack or stack or "", engine)
             known = sorted(f"{s}/{e}" for s, engines in running.items() for e in engines)
             raise PermanentError(f"no engine named {name} runs; running: {', '.join(known) or 'none'}")
         if len(found) > 1:
             raise PermanentError(f"{name} runs in several stacks: {', '.join(sorted(found))}; pass --stack")
         chosen.setdefault(found[0], set()).add(engine)
     return {name: frozenset(engines) for name, engines in chosen.items()}
+
+
+def _refuse_external(observed: ObservedState, stack: str, engine: str) -> None:
+    """Raises PermanentError for an engine that is published and not sage's own."""
+    for backend in observed.routing.backends if observed.routing else ():
+        if backend.is_external and backend.engine == engine and stack in ("", backend.stack):
+            raise PermanentError(
+                f"{engine} is external ({backend.url}): sage does not own it; to end its routes, "
+                "set state: stopped or remove it from the stack file, then apply"
+            )

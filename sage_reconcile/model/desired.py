@@ -100,7 +100,7 @@ class LaunchSpec:
 
     @property
     def base_url(self) -> str:
-        """`url` without a trailing slash or the /v1 that clients are used to write; "" where there is none."""
+        """`url` without a trailing slash or the /v1 that clients are used to write; "" if there is none."""
         return (self.url or "").rstrip("/").removesuffix("/v1").rstrip("/")
 
 

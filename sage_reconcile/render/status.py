@@ -6,7 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
+from sage_reconcile.model.desired import ReplicaId
+from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch, ObservedState
+from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.plan.memory import Account, Ledger
 
@@ -24,7 +26,10 @@ STYLES = {
 def status_data(observed: ObservedState) -> dict[str, Any]:
     """The shape that `sage status --json` promises; sizes in MiB, times in seconds."""
     return {
-        "engines": [_engine(launch, observed) for launch in _sorted(observed)],
+        "engines": [
+            *(_engine(launch, observed) for launch in _sorted(observed)),
+            *(_external(backend, health) for backend, health in _externals(observed)),
+        ],
         "gpus": [_gpu(account, observed) for account in Ledger(observed).accounts.values()],
         "orphans": [
             {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
@@ -58,6 +63,37 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, observed.at - begun), 1),
         "restarts": launch.restarts,
         "message": launch.message,
+    }
+
+
+def _externals(observed: ObservedState) -> list[tuple[Backend, ExternalHealth]]:
+    """The published engines that are not sage's own, each with what is known of its health."""
+    known = {(one.stack, one.engine): one for one in observed.external}
+    return [
+        (backend, known.get((backend.stack, backend.engine), ExternalHealth(backend.engine, Health.UNKNOWN)))
+        for backend in (observed.routing.backends if observed.routing else ())
+        if backend.is_external
+    ]
+
+
+def _external(backend: Backend, health: ExternalHealth) -> dict[str, Any]:
+    return {
+        "id": backend.id,
+        "engine": backend.engine,
+        "replica": backend.replica,
+        "stack": backend.stack,
+        "model": backend.model,
+        "runtime": "external",
+        "state": str(health.health),
+        "pid": None,
+        "supervisor_pid": None,
+        "port": None,
+        "fingerprint": "",
+        "gpus": [],
+        "gpu_memory_mib": 0,
+        "uptime_seconds": 0.0,
+        "restarts": 0,
+        "message": health.message,
     }
 
 
@@ -108,7 +144,15 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
             str(data["restarts"]),
             drift.get(str(launch.replica), ""),
         )
-    parts.append(table if observed.launches else Text("no engine of this SAGE_HOME runs"))
+    externals = _externals(observed)
+    for backend, health in externals:
+        table.add_row(*_external_row(backend, health, drift))
+    parts.append(table if observed.launches or externals else Text("no engine of this SAGE_HOME runs"))
+    parts += [
+        Text(f"{health.engine} (external) {health.message}", "yellow")
+        for _, health in externals
+        if health.message
+    ]
     parts += [
         Text(
             f"leftover: {o.mark.id}: processes {', '.join(map(str, o.pids))}; `sage apply` ends them",
@@ -121,6 +165,14 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     if observed.gpus:
         parts += [Text(""), _gpus(observed)]
     return Group(*parts)
+
+
+def _external_row(backend: Backend, health: ExternalHealth, drift: dict[str, str]) -> tuple[str | Text, ...]:
+    """Of an engine that is not sage's own only the address and the health are known."""
+    replica = str(ReplicaId(backend.stack, backend.engine, backend.replica))
+    state = Text(str(health.health), style=STYLES[health.health])
+    unknown = ("-",) * 5
+    return replica, state, backend.model, "external", backend.url, *unknown, drift.get(replica, "")
 
 
 def _foreign(observed: ObservedState) -> list[Text]:

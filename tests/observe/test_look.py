@@ -40,7 +40,7 @@ from tests.observe.scripted import HANGS, scripted
 
 NO_GPUS = {"SAGE_DISABLE_NVML": "1"}
 CHAT = "/v1/chat/completions"
-CHOICE = (200, {"choices": [{"index": 0}]})
+CHOICE = (200, {"choices": [{"index": 0, "finish_reason": "length"}]})
 
 
 def look(home: Home, desired: DesiredState | None = None, **environ: str) -> ObservedState:
@@ -301,10 +301,14 @@ def test_external_engines_that_do_not_answer(home: Home, tmp_path: Path) -> None
         (keyless,) = look(home, external(server.url, api_key="${env:KEY}")).external
         (fileless,) = look(home, external(server.url, api_key=f"${{file:{tmp_path / 'no'}}}")).external
     (refused,) = look(home, external(server.url)).external
-    assert (silent.health, silent.message) == (Health.UNKNOWN, "no answer within 0.5 s")
-    assert refused.health is Health.FAILING
+    with scripted({CHAT: (500, {"error": {"message": "boom"}})}) as server:
+        (wrong,) = look(home, external(server.url)).external
+    assert (silent.health, silent.message) == (Health.UNKNOWN, "gave no answer within 0.5 s")
+    assert (refused.health, refused.message) == (Health.FAILING, "does not answer: connection refused")
+    assert wrong.health is Health.FAILING
+    assert wrong.message == "answers, but not as it should: /v1/chat/completions answered 500: boom"
     assert keyless.health is fileless.health is Health.UNKNOWN
-    assert keyless.message == "engine far: api_key: the environment variable KEY is not set"
+    assert keyless.message == "cannot be asked: api_key: the environment variable KEY is not set"
     assert "/no: No such file or directory" in fileless.message
 
 

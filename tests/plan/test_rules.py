@@ -20,6 +20,7 @@ from sage_reconcile.model.desired import (
     DesiredState,
     EngineState,
     HealthSpec,
+    Kind,
     LaunchSpec,
     LiveSpec,
     ReplicaId,
@@ -27,7 +28,7 @@ from sage_reconcile.model.desired import (
     RestartSpec,
     RouteSpec,
 )
-from sage_reconcile.model.observed import Health, LastExit, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import ExternalHealth, Health, LastExit, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import RULES, duration
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.reconcile import reconcile
@@ -114,8 +115,66 @@ def external(**changes: object) -> DesiredEngine:
     return engine("chat", cpu_spec("m", runtime="external", url="http://far:9000"), **changes)  # type: ignore[arg-type]
 
 
-def test_an_external_engine_is_kept() -> None:
-    assert words(plan(desired(external()))) == [("keep", "external: probed and routed, never owned")]
+def test_an_external_engine_is_routed_to_then_kept() -> None:
+    stack = desired(external(names=["m"]))
+    step = only_step(plan(stack))
+    assert (step.id, step.verdict, step.actions) == ("update:chat#0", Verdict.UPDATE, (Reroute(),))
+    assert (step.cause, step.changes) == ("route: (none) -> chat, m", ("(none) -> chat, m",))
+    settled = reconcile(stack, routed(observed(), stack))
+    assert settled.steps == ()
+    assert words(settled) == [("keep", "external: probed and routed, never owned")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"names": ["x"]}, "route: names: chat -> chat, x"),
+        ({"route": RouteSpec(("chat",), weight=3)}, "route: weight: 1 -> 3"),
+        ({"url": "http://near:9000/"}, "route: url: http://far:9000 -> http://near:9000"),
+        ({"model": "n"}, "route: model: m -> n"),
+        ({"api_key": "${env:K}"}, "route: api_key: (none) -> ${env:K}"),
+        ({"kind": Kind.EMBEDDING}, "route: kind: llm -> embedding"),
+        ({"state": EngineState.STOPPED}, "state: stopped; route: chat -> (none)"),
+    ],
+)
+def test_what_is_published_of_an_external_engine_is_updated(changes: dict[str, object], cause: str) -> None:
+    own = {key: value for key, value in changes.items() if key in ("names", "route", "state")}
+    launch = {key: value for key, value in changes.items() if key not in own}
+    base = external(**own)
+    edited = desired(replace(base, launch=replace(base.launch, **launch)))  # type: ignore[arg-type]
+    state = routed(observed(), desired(external()))
+    step = only_step(reconcile(edited, state))
+    assert (step.verdict, step.cause, step.actions) == (Verdict.UPDATE, cause, (Reroute(),))
+    assert reconcile(edited, routed(state, edited)).steps == ()
+
+
+def test_the_routes_of_external_engines_that_left_the_file_end() -> None:
+    state = routed(observed(), desired(external(names=["m"])))
+    (cause,) = causes(reconcile(desired(), state))
+    assert cause == ("update:chat#0", "no longer in the stack file; route: chat, m -> (none)")
+    assert reconcile(desired(), routed(state, desired())).steps == ()
+    assert reconcile(desired(), state, Policy(targets=frozenset({"other"}))).steps == ()
+    assert reconcile(desired(stack="other"), state).steps == ()
+    stopped = reconcile(desired(replace(CHAT, state=EngineState.STOPPED)), state)
+    assert causes(stopped) == [("update:chat#0", "state: stopped; route: chat, m -> (none)")]
+
+
+def test_an_external_name_that_another_engine_keeps_is_no_lasting_difference() -> None:
+    stack = desired(external(), engine("a", spec("another model"), names=["chat"]))
+    state = routed(observed(launch_of(stack.engines[0])), stack)
+    assert reconcile(stack, state).steps == ()
+
+
+def test_external_engines_that_do_not_answer_are_noted() -> None:
+    health = [
+        ExternalHealth("z", Health.FAILING, "does not answer: connection refused"),
+        ExternalHealth("fine", Health.READY),
+        ExternalHealth("a", Health.UNKNOWN, "gave no answer within 5 s"),
+    ]
+    assert plan(desired(), external=tuple(health)).notes == (
+        "a (external) gave no answer within 5 s",
+        "z (external) does not answer: connection refused",
+    )
 
 
 def test_what_became_external_is_stopped() -> None:

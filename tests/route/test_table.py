@@ -401,3 +401,12 @@ def test_safety_of_any_table(
     foreign_kept = [route for route in table.routes if route.stack != "demo"]
     assert [route for route in again.routes if route.stack != "demo"] == foreign_kept
     assert again == table, "publishing what was published changes nothing"
+
+
+def test_names_that_end_with_no_step_are_noted() -> None:
+    """The engine died before it left the file, so there is nothing to stop."""
+    before = routing_table(desired(engine("gone", "g", "h", model="g")), observed(launch("gone", model="g")))
+    assert route_notes(desired(), observed(routing=before)) == ("routes removed: g, h",)
+    assert route_notes(desired(), observed(launch("gone", model="g"), routing=before)) == ()
+    assert route_notes(desired(engine("new", "g", "h", model="g")), observed(routing=before)) == ()
+    assert route_notes(desired(stack="other"), observed(routing=before)) == ()
