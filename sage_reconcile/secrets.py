@@ -22,6 +22,11 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     return _TOKEN.sub(value, text)
 
 
+def refers(text: str) -> bool:
+    """Whether a value of somewhere else is part of `text`."""
+    return any(match.group(1) for match in _TOKEN.finditer(text))
+
+
 def _from_environ(name: str, environ: Mapping[str, str]) -> str:
     value = environ.get(name, "").strip()
     if not value:

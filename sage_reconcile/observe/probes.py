@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from sage_reconcile.model.desired import ProbeKind
+from sage_reconcile.supervisor.answers import fault_of_generation
 
 NO_ANSWER = "no answer within {:g} s"
 MESSAGE_LIMIT = 300
@@ -104,10 +105,10 @@ async def _generates(client: httpx.AsyncClient, model: str) -> ProbeResult:
 def _has_choice(reply: httpx.Response, path: str) -> ProbeResult:
     if not reply.is_success:
         return _is_success(reply, path)
-    body = _json(reply)
-    if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
+    fault = fault_of_generation(_json(reply))
+    if not fault:
         return ProbeResult(True)
-    return ProbeResult(False, f"{path} answered {reply.status_code} without a choice")
+    return ProbeResult(False, f"{path} answered {reply.status_code} without {fault}")
 
 
 async def _embeds(client: httpx.AsyncClient, model: str) -> ProbeResult:
@@ -146,7 +147,7 @@ def _said(reply: httpx.Response) -> str:
 def _json(reply: httpx.Response) -> Any:
     try:
         return reply.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -12,6 +12,7 @@ from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
 from sage_reconcile.model.observed import Health, LastExit, Mark
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.supervisor.regular import read_regular
 
 T = TypeVar("T")
 
@@ -91,6 +92,15 @@ def launch_dir(home: Home, mark: Mark) -> Path:
     return home.launch_dir(replica.stack, replica.engine, replica.replica, mark.launch)
 
 
+def all_launches(home: Home) -> Iterator[LaunchRecord]:
+    """Every launch record that can be read, of launches that live and of such as have ended."""
+    for _, directory in _replicas(home):
+        for launch in _folders(directory):
+            record = _read(launch / "launch.json", LaunchRecord)
+            if record is not None and record.mark.launch == launch.name:
+                yield record
+
+
 def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, LastExit], ...]:
     """The newest exit of each replica of the stack, or of all stacks, sorted by replica."""
     newest: dict[ReplicaId, LastExit] = {}
@@ -129,8 +139,8 @@ def read_routing(home: Home) -> RoutingTable | None:
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        value = codec.decode(path.read_bytes(), kind)
-    except (OSError, ValueError):
+        value = codec.decode(read_regular(path), kind)
+    except (OSError, ValueError, RecursionError):
         return None
     return value if getattr(value, "version", None) == 1 else None
 

@@ -5,6 +5,8 @@ import json
 import os
 import time
 
+from sage_reconcile.supervisor.regular import open_regular
+
 NAME = "events.jsonl"
 OLD_NAME = "events.1.jsonl"
 MAX_BYTES = 4 * 1024 * 1024
@@ -22,7 +24,7 @@ def append(home: str, kind: str, subject: str, message: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_size > MAX_BYTES:
                 os.replace(path, os.path.join(home, OLD_NAME))
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(handle, json.dumps(event).encode() + b"\n")
         finally:

@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from sage_reconcile.supervisor import records
+from sage_reconcile.supervisor.regular import open_regular
 
 TAIL_BYTES = 64 * 1024
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -96,7 +97,7 @@ class EngineLog:
             self._rotate()
         if self._descriptor is None:
             records.ensure_directory(self.path.parent)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             status = os.fstat(self._descriptor)
             self._inode, self._size = status.st_ino, status.st_size
         return self._descriptor

@@ -64,6 +64,8 @@ class Order(NamedTuple):
     target: Target
     log_bytes: int
     log_keep: int
+    secrets: tuple[str, ...] = ()
+    """Names of `env` whose values are secrets, whatever they are called."""
 
     @property
     def launch(self) -> str:
@@ -196,6 +198,7 @@ def parse(data: bytes) -> Order:
         target=_parse_target(fields.sub("probe")),
         log_bytes=log.count("max_bytes", 1024),
         log_keep=log.count("keep"),
+        secrets=tuple(fields.texts("secrets")) if plain.get("secrets") else (),
     )
 
 

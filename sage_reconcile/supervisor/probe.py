@@ -7,11 +7,12 @@ import socket
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sage_reconcile.supervisor.answers import fault_of_generation
 from sage_reconcile.supervisor.order import Health, Target
 
-TIMED_OUT = "no answer in time"
+NOT_LISTENING = "nothing listens on its port"
 MAX_BODY = 8 * 1024 * 1024
 # What engines answer to a chat request when their model has no chat template, or they have no such path.
 NO_CHAT = (400, 404, 405, 422)
@@ -20,20 +21,23 @@ RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|req
 
 
 class Look(NamedTuple):
-    """What one question gave. `tokens` and `running` are None where the engine tells no such numbers."""
+    """What one question gave. `tokens` and `running` are None where the engine tells no such numbers;
+    `is_silent` when there was no answer in time."""
 
     is_ok: bool
     message: str = ""
     tokens: float | None = None
     running: float | None = None
+    is_silent: bool = False
 
 
 class Client:
-    """One engine's HTTP; `deadline` (monotonic) bounds all requests that this client makes together."""
+    """One engine's HTTP; `timeout` (seconds) bounds all requests that this client makes together."""
 
-    def __init__(self, target: Target, deadline: float) -> None:
+    def __init__(self, target: Target, timeout: float) -> None:
         self.target = target
-        self.deadline = deadline
+        self.timeout = timeout
+        self.deadline = time.monotonic() + timeout
         self._connection: HTTPConnection | None = None
 
     def abort(self) -> None:
@@ -73,7 +77,7 @@ def ask_ready(client: Client, health: Health) -> Look:
             return _ask_embedding(client)
         return _ask_generation(client)
     except (OSError, HTTPException, ValueError) as error:
-        return Look(False, describe(error))
+        return _failed(error, client.timeout)
 
 
 def ask_alive(client: Client, health: Health, with_metrics: bool, is_canary: bool) -> Look:
@@ -93,7 +97,7 @@ def ask_path(client: Client, health: Health) -> Look:
     try:
         return _ask_path(client, health.path, health.timeout)
     except (OSError, HTTPException) as error:
-        return Look(False, describe(error))
+        return _failed(error, min(health.timeout, client.timeout))
 
 
 def read_metrics(client: Client) -> tuple[float | None, float | None]:
@@ -144,10 +148,8 @@ def _ask_generation(client: Client) -> Look:
 def _judge_choices(path: str, status: int, body: bytes) -> Look:
     if status != 200:
         return Look(False, _refusal(f"POST {path}", status, body))
-    answer = json.loads(body)
-    if isinstance(answer, dict) and answer.get("choices"):
-        return Look(True)
-    return Look(False, f"POST {path} answered 200 without a choice")
+    fault = fault_of_generation(_read(path, body))
+    return Look(False, f"POST {path} answered 200 without {fault}") if fault else Look(True)
 
 
 def _ask_embedding(client: Client) -> Look:
@@ -155,23 +157,45 @@ def _ask_embedding(client: Client) -> Look:
     status, body = client.send("POST", path, {"model": client.target.model, "input": "ready?"})
     if status != 200:
         return Look(False, _refusal(f"POST {path}", status, body))
-    answer = json.loads(body)
+    answer = _read(path, body)
     data = answer.get("data") if isinstance(answer, dict) else None
     if isinstance(data, list) and data and isinstance(data[0], dict) and data[0].get("embedding"):
         return Look(True)
     return Look(False, f"POST {path} answered 200 without a vector")
 
 
+def _read(path: str, body: bytes) -> Any:
+    """Raises ValueError with words for the user."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError(f"POST {path} answered 200 with JSON that cannot be read") from None
+
+
 def _refusal(what: str, status: int, body: bytes) -> str:
-    text = " ".join(body[:2000].decode(errors="replace").split())
+    text = _printable(body[:2000].decode(errors="replace"))
     return f"{what} answered {status}: {text[:200]}" if text else f"{what} answered {status}"
 
 
-def describe(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return TIMED_OUT
+def silence(seconds: float) -> Look:
+    """There was no answer within so many seconds."""
+    return Look(False, f"no answer within {round(seconds, 2):g} s", is_silent=True)
+
+
+def _failed(error: Exception, timeout: float) -> Look:
+    return silence(timeout) if isinstance(error, TimeoutError) else Look(False, _describe(error))
+
+
+def _describe(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
-        return "nothing listens on its port"
+        return NOT_LISTENING
     if isinstance(error, OSError):
         return f"connection failed: {error.strerror or error}"
-    return f"unreadable answer: {type(error).__name__}: {error}"[:200]
+    if isinstance(error, HTTPException):
+        return _printable(f"unreadable answer: {type(error).__name__}: {error}")[:200]
+    return str(error)
+
+
+def _printable(text: str) -> str:
+    """On one line, and without what a terminal would obey: this is what strangers wrote."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from sage_reconcile.supervisor.order import Target
-from sage_reconcile.supervisor.probe import TIMED_OUT, Client, Look
+from sage_reconcile.supervisor.probe import Client, Look, silence
 
 # Beyond the deadline that the sockets keep themselves; then the connection is torn from under the thread.
 GRACE = 1.0
@@ -45,7 +45,7 @@ class Prober:
 
     def ask(self, question: Question, timeout: float) -> None:
         """Starts asking; `timeout` in seconds."""
-        self._asking = _Asking(Client(self.target, time.monotonic() + timeout), question, self.wake)
+        self._asking = _Asking(Client(self.target, timeout), question, self.wake)
         self._asking.start()
 
     def answer(self) -> Look | None:
@@ -54,7 +54,7 @@ class Prober:
             return None
         look = self._asking.look
         if look is None and time.monotonic() >= self.deadline:
-            look = Look(False, TIMED_OUT)
+            look = silence(self._asking.client.timeout)
         if look is not None:
             self.cancel()
         return look

@@ -39,7 +39,8 @@ class Supervisor:
         self.events = Events(self.log.write)
         self.prober = Prober(order.target, self.events.wake)
         self.restarts = Restarts()
-        self.redactor = Redactor([*order.env.items(), *order.target.headers.items()], order.argv)
+        named = [*order.env.items(), *order.target.headers.items()]
+        self.redactor = Redactor(named, order.argv, order.secrets)
         self.engine: engines.Engine | None = None
         self.was_ever_ready = False
         self._kept_up = 0.0

@@ -15,6 +15,8 @@ LONGEST_ANSWER = 60.0
 # A question that the end of the startup budget cuts shorter than this says nothing by its timeout.
 HASTY = 5.0
 NOT_ASKED = "not asked yet"
+# A port on which nothing listens says so sooner: a question that waits longer has been heard.
+SILENCE = 0.1
 # A canary stands in line behind the requests that are being served: so many times the health timeout.
 CANARY_FACTOR = 6
 
@@ -46,6 +48,8 @@ class Watcher:
         if look is not None:
             self._take(look, live, now)
         if not self.was_ready and now - self._started >= live.health.startup_timeout:
+            if self.prober.is_asking and now - self._asked_at >= SILENCE:
+                self._tell(probe.silence(now - self._asked_at))
             self.state = "late"
         if self.state in ("late", "hung"):
             self.prober.cancel()
@@ -86,11 +90,18 @@ class Watcher:
             state = "starting"
             self.next_at = now + self._poll
             self._poll = min(self._poll * 1.5, LONGEST_POLL)
-        was_cut_short = state == "starting" and self._is_hasty and look.message == probe.TIMED_OUT
-        if self.message == NOT_ASKED or not was_cut_short:
-            self.message = look.message
+        self._tell(look)
         if state == "ready" and self.state != "ready":
             self.ready_since = now
         elif state != "ready":
             self.ready_since = None
         self.state = state
+
+    def _tell(self, look: probe.Look) -> None:
+        """Takes its message, unless the end of the budget left it no time: then the one before says more.
+
+        But not that nothing listens: whoever keeps us waiting does listen.
+        """
+        was_cut_short = not self.was_ready and self._is_hasty and look.is_silent
+        if not was_cut_short or self.message in (NOT_ASKED, probe.NOT_LISTENING):
+            self.message = look.message

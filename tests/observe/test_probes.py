@@ -11,7 +11,7 @@ from tests.observe.launches import free_port
 from tests.observe.scripted import HANGS, scripted
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-CHOICE = (200, {"choices": [{"index": 0}]})
+CHOICE = (200, {"choices": [{"index": 0, "finish_reason": "length"}]})
 NO_TEMPLATE = (400, {"error": {"message": "you must provide a chat template"}})
 
 
@@ -27,7 +27,10 @@ def ready(url: str, probe: ProbeKind = ProbeKind.GENERATE, seconds: float = 5.0)
         (ProbeKind.GENERATE, {TEXT: CHOICE}, ""),
         (ProbeKind.GENERATE, {CHAT: NO_TEMPLATE}, f"{CHAT} answered 400: you must provide a chat template"),
         (ProbeKind.GENERATE, {CHAT: (200, {"choices": []})}, f"{CHAT} answered 200 without a choice"),
+        (ProbeKind.GENERATE, {CHAT: (200, {"choices": [None]})}, f"{CHAT} answered 200 without a choice"),
+        (ProbeKind.GENERATE, {CHAT: (200, {"choices": [{}]})}, f"{CHAT} answered 200 without a token"),
         (ProbeKind.GENERATE, {CHAT: (200, "not json")}, f"{CHAT} answered 200 without a choice"),
+        (ProbeKind.GENERATE, {CHAT: (200, "[" * 100_000)}, f"{CHAT} answered 200 without a choice"),
         (ProbeKind.GENERATE, {CHAT: (503, {"detail": "loading"})}, f"{CHAT} answered 503: loading"),
         (ProbeKind.GENERATE, {CHAT: (500, "out of\n luck")}, f"{CHAT} answered 500: out of luck"),
         (ProbeKind.GENERATE, {CHAT: (500, ""), TEXT: CHOICE}, f"{CHAT} answered 500"),

@@ -196,7 +196,7 @@ def test_a_busy_engine_that_misses_its_probes_stays_ready(launch: Make, tmp_path
     until("more misses than make an engine hung", has_missed_often)
     assert states == {"ready"}
     assert one.engine_pid() == first
-    assert one.record()["message"] == "no answer in time"
+    assert one.record()["message"] == "no answer within 0.5 s"
 
 
 def test_a_stalled_engine_whose_health_says_ok_is_found_and_restarted(launch: Make, tmp_path: Path) -> None:

@@ -63,12 +63,14 @@ def test_is_a_session_leader_that_nobody_waits_for(launch: Make) -> None:
 
 
 def test_records_are_private_and_hold_no_secret(launch: Make) -> None:
-    leak = "token hf_verysecret and Bearer sk-alsosecret"
+    leak = "token hf_verysecret and Bearer sk-alsosecret, plain-secret"
     one = launch("--exit-at-start", "1", "--exit-message", leak)
     one.order["probe"]["headers"] = {"Authorization": "Bearer sk-alsosecret"}
+    one.order["env"]["PLAIN"] = "plain-secret"
+    one.order["secrets"] = ["PLAIN"]
     one.start()
     one.until_gone()
-    assert one.record("exit.json")["tail"][-1] == "token *** and ***"
+    assert one.record("exit.json")["tail"][-1] == "token *** and ***, ***"
     for name in ("launch.json", "exit.json"):
         path = one.directory / name
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

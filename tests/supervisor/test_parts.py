@@ -1,9 +1,10 @@
 """The parts that need no process: restarts, vitals, probes against odd servers, live settings, redaction."""
 
 import json
+import os
+import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,18 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_reconcile.home import Home
+from sage_reconcile.journal import read as read_journal
+from sage_reconcile.supervisor import journal
 from sage_reconcile.supervisor.livefile import LiveFile
+from sage_reconcile.supervisor.logfile import EngineLog
 from sage_reconcile.supervisor.order import Health, OrderError, Restart, Target, parse, parse_live
 from sage_reconcile.supervisor.probe import Client, Look, ask_ready, read_metrics
 from sage_reconcile.supervisor.prober import Prober
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.restarts import Restarts
 from sage_reconcile.supervisor.vitals import HUNG_FACTOR, Vitals
+from sage_reconcile.supervisor.watcher import Watcher
 from tests.supervisor.conftest import LIVE, free_port, until
 
 HEALTH = Health("generate", "/health", 10.0, 1.0, 1.0, 3)
 GOOD = Look(True)
-BAD = Look(False, "no answer in time")
+BAD = Look(False, "no answer within 1 s", is_silent=True)
 
 
 def busy(tokens: float, is_ok: bool = True, running: float = 1.0) -> Look:
@@ -156,12 +162,12 @@ def serve() -> Iterator[Callable[..., Client]]:
                     if over.wait(pause):
                         return
 
-    def make(data: bytes, pause: float = 0.0, timeout: float = 5.0) -> Client:
-        listener = socket.create_server(("127.0.0.1", 0))
+    def make(data: bytes, pause: float = 0.0, timeout: float = 5.0, port: int = 0) -> Client:
+        listener = socket.create_server(("127.0.0.1", port))
         listeners.append(listener)
         threads.append(threading.Thread(target=answer, args=(listener, data, pause)))
         threads[-1].start()
-        return Client(Target("127.0.0.1", listener.getsockname()[1], "m", {}), time.monotonic() + timeout)
+        return Client(Target("127.0.0.1", listener.getsockname()[1], "m", {}), timeout)
 
     yield make
     over.set()
@@ -181,16 +187,25 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: BadStatusLine"),
         (b"", "connection failed: Remote end closed connection without response"),
-        (http(b"<html>"), "unreadable answer: JSONDecodeError"),
+        (http(b"<html>"), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
+        (http(b"[" * 100_000), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
         (http(b"{}"), "answered 200 without a choice"),
         (http(b"[]"), "answered 200 without a choice"),
         (http(b'{"choices": []}'), "answered 200 without a choice"),
+        (http(b'{"choices": [null]}'), "answered 200 without a choice"),
+        (http(b'{"choices": {"0": {}}}'), "answered 200 without a choice"),
+        (http(b'{"choices": [{"message": {"content": ""}}]}'), "answered 200 without a token"),
+        (
+            http(b'{"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 0}}'),
+            "answered 200 without a token",
+        ),
+        (http(b"\x1b[2Jgone\x07", "500 Oops"), "answered 500: \ufffd[2Jgone\ufffd"),
         (http(b"loading\nstill", "503 Service Unavailable"), "answered 503: loading still"),
         (
             http(b"x", "404 Not Found"),
             "/v1/chat/completions answered 404: x; POST /v1/completions answered 404: x",
         ),
-        (http(b'{"a": 1}')[:-3], "unreadable answer: JSONDecodeError"),
+        (http(b'{"a": 1}')[:-3], "answered 200 with JSON that cannot be read"),
     ],
 )
 def test_odd_answers_are_not_ready_and_say_why(
@@ -201,6 +216,19 @@ def test_odd_answers_are_not_ready_and_say_why(
     assert message in look.message
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": [{"message": {"content": ""}}], "usage": {"completion_tokens": 1}}',
+        b'{"choices": [{"message": {"content": "Hi"}}], "usage": {"completion_tokens": null}}',
+        b'{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}',
+        b'{"choices": [{"text": "Hi"}]}',
+    ],
+)
+def test_one_token_is_ready(serve: Callable[..., Client], body: bytes) -> None:
+    assert ask_ready(serve(http(body)), HEALTH) == GOOD
+
+
 @pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": []}]}', b'{"data": [7]}'])
 def test_an_empty_vector_is_not_ready(serve: Callable[..., Client], body: bytes) -> None:
     look = ask_ready(serve(http(body)), HEALTH._replace(probe="embed"))
@@ -208,7 +236,7 @@ def test_an_empty_vector_is_not_ready(serve: Callable[..., Client], body: bytes)
 
 
 def test_nothing_listens() -> None:
-    client = Client(Target("127.0.0.1", free_port(), "m", {}), time.monotonic() + 5.0)
+    client = Client(Target("127.0.0.1", free_port(), "m", {}), 5.0)
     assert ask_ready(client, HEALTH) == Look(False, "nothing listens on its port")
 
 
@@ -221,10 +249,26 @@ def test_an_answer_that_drips_for_ever_is_cut_off(
     prober = Prober(target, woken.set)
     before = threading.active_count()
     prober.ask(lambda client: ask_ready(client, HEALTH), 0.2)
-    assert until("an answer", prober.answer) == Look(False, "no answer in time")
+    assert until("an answer", prober.answer) == Look(False, "no answer within 0.2 s", is_silent=True)
     until("the thread ends", lambda: threading.active_count() < before + 1)
     assert woken.is_set()
     assert prober.answer() is None
+
+
+def test_a_dripping_engine_is_not_said_to_be_absent(serve: Callable[..., Client]) -> None:
+    port = free_port()
+    watcher = Watcher(Prober(Target("127.0.0.1", port, "m", {}), lambda: None))
+    health = LIVE["health"] | {"startup_timeout": 2.0}
+    live = parse_live({**LIVE, "health": health, "drain": 1.0})
+
+    def says(text: str) -> bool:
+        watcher.step(live)
+        return text in watcher.message
+
+    until("a refusal", lambda: says("nothing listens on its port"))
+    serve(http(b"x" * 10_000), pause=0.05, port=port)
+    until("the end of its time", lambda: says("") and watcher.state == "late")
+    assert re.fullmatch(r"no answer within [\d.]+ s", watcher.message)
 
 
 def test_metrics_of_several_engines_and_labels_with_spaces(serve: Callable[..., Client]) -> None:
@@ -290,6 +334,41 @@ def test_a_live_file_is_read_once_per_change(tmp_path: Path) -> None:
     path.unlink()
     assert file.poll() == ""
     assert file.live.drain == 2.0
+
+
+def test_a_pipe_in_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    file = LiveFile(tmp_path / "live.json", parse_live({**LIVE, "drain": 1.0}))
+    os.mkfifo(tmp_path / "live.json")
+    assert file.poll() == "live.json is not taken: it is not a plain file"
+    assert file.poll() == ""
+    pipe = tmp_path / journal.NAME
+    os.mkfifo(pipe)
+    journal.append(str(tmp_path), "ready", "demo/a#0", "")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    journal.append(str(tmp_path), "ready", "demo/a#0", "")
+    with open(reader, "rb") as end:
+        assert not end.read(), "nothing is written to whoever reads the pipe"
+    assert list(read_journal(Home(tmp_path))) == []
+    os.mkfifo(tmp_path / "engine.log")
+    EngineLog(tmp_path, 1 << 20, 1).write(b"output\n")
+
+
+def test_only_events_are_read(tmp_path: Path) -> None:
+    (tmp_path / journal.NAME).write_text('{"kind": "a"}\n[]\n' + "[" * 100_000 + '\n{"kind": "b"}\n{"ki')
+    assert list(read_journal(Home(tmp_path))) == [{"kind": "a"}, {"kind": "b"}]
+
+
+def test_live_settings_nested_without_end_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    path.write_text("[" * 100_000)
+    file = LiveFile(path, parse_live({**LIVE, "drain": 1.0}))
+    assert file.poll() == "live.json is not taken: it is nested too deeply"
+    assert file.live.drain == 1.0
+
+
+def test_values_that_are_declared_secret_are_hidden_whatever_their_name() -> None:
+    redactor = Redactor([("PLAIN", "plain-value"), ("HOME", "/home/user")], secrets=("PLAIN",))
+    assert redactor.clean("plain-value in /home/user") == "*** in /home/user"
 
 
 def test_secrets_are_hidden_and_paths_are_not() -> None:
