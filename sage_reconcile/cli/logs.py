@@ -14,6 +14,7 @@ from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.model.desired import ReplicaId
 from sage_reconcile.observe.look import LocalEyes
+from sage_reconcile.render import clean
 from sage_reconcile.stack.problems import did_you_mean
 
 TICK = 0.2
@@ -39,8 +40,7 @@ def logs(
         which = "an earlier process of it" if previous else "it"
         raise PermanentError(f"no log of {engine}: nothing of {which} is left in {folder}")
     for line in _last(path, lines):
-        sys.stdout.write(line)
-    sys.stdout.flush()
+        _show(line)
     if follow:
         _follow(folder, path)
     return 0
@@ -117,8 +117,7 @@ def _follow(folder: Path, path: Path) -> None:
     while True:
         data = file.read()
         if data:
-            sys.stdout.write(data.decode("utf-8", "replace"))
-            sys.stdout.flush()
+            _show(data.decode("utf-8", "replace"))
             continue
         newest = _log(folder, previous=False)
         if newest is not None and not _is_same(newest, file.fileno()):
@@ -126,6 +125,12 @@ def _follow(folder: Path, path: Path) -> None:
             file = newest.open("rb")
             continue
         time.sleep(TICK)
+
+
+def _show(text: str) -> None:
+    """A terminal gets no control characters: what an engine prints may be what a stranger asked it."""
+    sys.stdout.write(clean.lines(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def _is_same(path: Path, handle: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from sage_reconcile.model.actions import Blocked, GpuTimeline, Launch, Plan, Step, Verdict
 from sage_reconcile.model.observed import Placement
+from sage_reconcile.render.clean import one_line
 
 Line = tuple[str, str]
 """A style of rich, and the text."""
@@ -50,7 +51,7 @@ def plan_lines(plan: Plan) -> list[Line]:
         lines += _memory(plan.memory)
     lines.append(("", ""))
     lines.append(("bold", headline(plan)))
-    return lines
+    return [(style, one_line(text)) for style, text in lines]
 
 
 def headline(plan: Plan) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from sage_reconcile.apply.hands import Started
 from sage_reconcile.model.actions import Drain, Outcome, Result, Step, Stop
 from sage_reconcile.model.observed import ObservedLaunch
+from sage_reconcile.render.clean import one_line
 
 LastLine = Callable[[Started | ObservedLaunch], str]
 
@@ -75,7 +76,7 @@ class ApplyProgress:
         for row in list(self._running.values()):
             line = self._last_line(row.launch) if row.launch is not None else ""
             elapsed = f"{time.monotonic() - row.begin:.0f} s"
-            log = Text.from_ansi(line).plain
+            log = one_line(line)
             table.add_row(row.spinner, *map(Text, (row.step.replica.short, elapsed, row.doing, log)))
         return table
 
@@ -102,4 +103,4 @@ def outcome_lines(outcome: Outcome) -> list[tuple[str, str]]:
     reason = f": {outcome.reason}" if outcome.reason else ""
     lines = [(style, f"  {word:<7} {step.verdict} {step.replica.short}{took}{reason}")]
     lines += [("dim", f"          | {line}") for line in outcome.tail[-12:]]
-    return lines
+    return [(style, one_line(line)) for style, line in lines]

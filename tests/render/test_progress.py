@@ -9,7 +9,7 @@ from sage_reconcile.apply.hands import Started
 from sage_reconcile.model.actions import AwaitReady, Drain, Launch, Outcome, Result, Step, Stop, Verdict
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import ObservedLaunch
-from sage_reconcile.render.progress import ApplyProgress
+from sage_reconcile.render.progress import ApplyProgress, outcome_lines
 from tests.build import mark, running
 
 OLD = running(mark("chat-with-a-rather-long-name", id="old"))
@@ -57,6 +57,20 @@ def test_what_is_to_end_shows_no_log(doing: str) -> None:
     assert STEP.replica.short in line
     assert doing in line
     assert "INFO" not in line
+
+
+def test_what_an_engine_said_commands_no_terminal() -> None:
+    tail = ("\x1b[31mred\x1b[0m", "\x1b]0;title\x07bell\x07", "a\tb\x1b", "50%\r60%", "\x9b2J")
+    lines = outcome_lines(Outcome(STEP, Result.FAILED, "said \x1b[2J\nok start other#0", 1.5, tail))
+    texts = [text for _, text in lines]
+    assert texts[0].endswith(": said  ok start other#0")
+    assert [text.partition("| ")[2] for text in texts[1:]] == [
+        "red",
+        "bell\ufffd",
+        "a\tb\ufffd",
+        "50% 60%",
+        "\ufffd2J",
+    ]
 
 
 def test_every_lasting_line_has_its_prefix() -> None:
