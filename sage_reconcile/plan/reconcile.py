@@ -168,7 +168,7 @@ class _Planning:
             engine=engine,
             replica=replica,
             launch=launch,
-            hold=self._hold(replica, launch),
+            hold=self._hold(engine, replica, launch),
             misplaced=misplaced,
             stop_cause=self.policy.stop_cause,
             is_restart=engine.name in self.policy.restart,
@@ -178,12 +178,14 @@ class _Planning:
             names=self.names.get(engine.name, NO_NAMES),
         )
 
-    def _hold(self, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
+    def _hold(self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
         if replica in self.holds:
             return self.holds[replica]
         if launch is not None:
             gap = self.gaps.get(launch.mark.placement.node)
             return gap.reason if gap else None
+        if engine.launch.is_external:
+            return None  # its routes need no look at processes, and are published with or without a step
         # A replica that is not seen may run where nothing can be seen.
         return next((gap.reason for gap in self.gaps.values()), None)
 

@@ -165,6 +165,12 @@ def test_an_external_name_that_another_engine_keeps_is_no_lasting_difference() -
     assert reconcile(stack, state).steps == ()
 
 
+def test_an_external_engine_needs_no_look_at_processes() -> None:
+    made = plan(desired(external()), gaps=(gap(),))
+    assert causes(made) == [("update:chat#0", "route: (none) -> chat")]
+    assert words(plan(desired(external()), launch_of(CHAT), gaps=(gap(),))) == [("hold", "no answer in 20 s")]
+
+
 def test_external_engines_that_do_not_answer_are_noted() -> None:
     health = [
         ExternalHealth("z", Health.FAILING, "does not answer: connection refused"),
