@@ -64,3 +64,21 @@ def test_the_environment_of_the_shell_is_not_inherited(world: World) -> None:
     assert "SHELL_NOISE" not in seen
     assert seen["HF_HOME"] == "/models"
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_secret_is_hidden_whatever_its_variable_is_called(world: World) -> None:
+    world.environ["MY_TOKEN"] = SECRET
+    message = f"cannot sign in as {SECRET}"
+    bad = engine(
+        "bad",
+        "--exit-at-start",
+        "1",
+        "--exit-message",
+        message,
+        env={"PLAIN": "${env:MY_TOKEN}", "OPEN": "sign"},
+    )
+    world.write(bad)
+    text = world("apply", "--yes").failed().text
+    [record] = world.home.rglob("exit.json")
+    for told in (text, record.read_text()):
+        assert "cannot sign in as ***" in told
