@@ -81,6 +81,7 @@ class LocalHands:
             "mark": codec.to_plain(mark),
             "argv": list(line.argv),
             "env": engine_environment(spec, line.env, self._environ),
+            "secrets": [name for name, value in spec.env if secrets.refers(value)],
             "cwd": working_directory(spec) or line.cwd,
             "directory": str(directory),
             "live": codec.to_plain(order.live),
