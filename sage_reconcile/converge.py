@@ -142,6 +142,8 @@ async def carry_out(
     outcomes = await executor.execute(survey.plan)
     if survey.plan.steps:
         await routes.publish()
-        alive = {launch.mark.launch for launch in routes.observed.launches}
+        seen = routes.observed
+        marks = [*(one.mark for one in seen.launches), *(one.mark for one in seen.orphans)]
+        alive = {mark.launch for mark in marks}
         await asyncio.to_thread(records.prune, host.home, alive)
     return outcomes

@@ -191,6 +191,9 @@ class FakeWorld:
 
     # Hands
 
+    async def prepare(self, order: Launch) -> None:
+        return None
+
     async def launch(self, order: Launch) -> Started:
         await self._turns()
         self._number += 1

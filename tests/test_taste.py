@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 50
 GATEWAYD = {f"sage_reconcile/gatewayd/{name}.py" for name in ("processes", "life", "reach", "drain")}
 DOORS = {
     "pynvml": {"sage_reconcile/observe/gpus.py"},
-    "psutil": {"sage_reconcile/observe/processes.py", *GATEWAYD},
+    "psutil": {"sage_reconcile/observe/processes.py", "sage_reconcile/observe/ports.py", *GATEWAYD},
     "ray": set(),
     "torch": {"sage_reconcile/embedding/factory.py"},
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},

@@ -97,6 +97,15 @@ def _python(spec: LaunchSpec, home: Home) -> str:
     return found
 
 
+def program_of(name: str, env: Mapping[str, str], cwd: str | None) -> str:
+    """Where the program of a command is. Raises PermanentError when it is nowhere."""
+    path = os.path.join(cwd, name) if cwd and os.sep in name and not os.path.isabs(name) else name
+    found = shutil.which(path, path=env.get("PATH"))
+    if found is None:
+        raise PermanentError(f"there is no program {name} to start; check `command` and the PATH of its env")
+    return found
+
+
 def working_directory(spec: LaunchSpec) -> str | None:
     """The file's `cwd`. Raises PermanentError when it is not a directory."""
     if spec.cwd is not None and not Path(spec.cwd).is_dir():

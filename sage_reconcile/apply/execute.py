@@ -126,6 +126,9 @@ class Executor:
         run = _Run(step)
         begin = time.monotonic()
         try:
+            # Before anything is stopped for it: what cannot start replaces nothing.
+            for launch in (action for action in step.actions if isinstance(action, Launch)):
+                await self._hands.prepare(launch)
             for action in step.actions:
                 await self._act(run, action)
         except ReconcileError as error:

@@ -31,6 +31,11 @@ class Started:
 class Hands(Protocol):
     """What can be done to a host. Every method may raise ReconcileError; none leaves half of its work."""
 
+    async def prepare(self, order: Launch) -> None:
+        """Raises whatever would keep `order` from being launched and can be known before: a program, folder
+        or secret that is not there. Starts nothing."""
+        ...
+
     async def launch(self, order: Launch) -> Started:
         """Starts a supervisor with the engine; returns as soon as the supervisor has taken over."""
         ...

@@ -14,7 +14,12 @@ from typing import Any
 
 from sage_reconcile import secrets
 from sage_reconcile.apply import processes
-from sage_reconcile.apply.environment import engine_environment, launch_context, working_directory
+from sage_reconcile.apply.environment import (
+    engine_environment,
+    launch_context,
+    program_of,
+    working_directory,
+)
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError, TransientError
@@ -57,6 +62,22 @@ class LocalHands:
         self._home = home
         self._senses = senses
         self._environ = environ
+
+    async def prepare(self, order: Launch) -> None:
+        await asyncio.to_thread(self._prepare, order)
+
+    def _prepare(self, order: Launch) -> None:
+        spec, replica = order.spec, order.replica
+        context = launch_context(spec, order.placement, self._home, ())
+        line = runtime(spec.runtime).command_line(spec, context)
+        env = engine_environment(spec, line.env, self._environ)
+        program_of(line.argv[0], env, working_directory(spec) or line.cwd)
+        self._headers(spec.api_key)
+        folder = self._home.ensure().replica_dir(replica.stack, replica.engine, replica.replica)
+        try:
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise PermanentError(f"cannot write records to {folder}: {error.strerror}") from error
 
     async def launch(self, order: Launch) -> Started:
         return await asyncio.to_thread(self._launch, order)
@@ -113,12 +134,15 @@ class LocalHands:
             record = _record(launch, "launch.json")
             if record.get("state") == "ready":
                 return
-            if not processes.is_supervisor(launch.supervisor_pid, launch.mark.launch):
+            if not self._is_supervised(launch):
                 raise self._failure(launch)
             if time.monotonic() > deadline:
                 said = record.get("message") or "it has not answered yet"
                 raise LaunchFailed(f"not ready after {timeout:.0f} s: {said}", _tail(launch))
             await asyncio.sleep(TICK)
+
+    def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
+        return processes.is_supervisor(launch.supervisor_pid, launch.mark.launch, launch.mark.home)
 
     def _failure(self, launch: Started | ObservedLaunch) -> LaunchFailed:
         """Why the launch ended, from the record that its supervisor left."""
@@ -144,33 +168,31 @@ class LocalHands:
             await asyncio.sleep(TICK)
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
-        name = launch.mark.launch
-        pid = launch.supervisor_pid
+        name, home, pid = launch.mark.launch, launch.mark.home, launch.supervisor_pid
+        members = processes.Members(name, home, pid)
+        # Looked at while its parents live: what hides from its mark is known by descent.
+        before = await asyncio.to_thread(members.look)
         deadline = time.monotonic() + drain + STOP_GRACE
-        if processes.is_supervisor(pid, name):
-            processes.send(pid, name, signal.SIGTERM)
-            if drain <= 0:
-                await asyncio.sleep(TICK)
-                processes.send(pid, name, signal.SIGTERM)
-        while processes.is_supervisor(pid, name) and time.monotonic() < deadline:
+        if processes.send_to_supervisor(pid, name, home, signal.SIGTERM) and drain <= 0:
             await asyncio.sleep(TICK)
-        await self._end_members(launch.mark, pid)
+            processes.send_to_supervisor(pid, name, home, signal.SIGTERM)
+        while processes.is_supervisor(pid, name, home) and time.monotonic() < deadline:
+            await asyncio.sleep(TICK)
+        await self._end_members(launch.mark, members, {one.pid for one in before})
 
     async def reap(self, orphan: Orphan) -> None:
-        sessions = {s for pid in orphan.pids if (s := _session(pid)) is not None}
-        await self._end_members(orphan.mark, min(sessions, default=None))
+        members = processes.Members(orphan.mark.launch, orphan.mark.home, orphan.session)
+        await self._end_members(orphan.mark, members, set())
 
-    async def _end_members(self, mark: Mark, session: int | None) -> None:
+    async def _end_members(self, mark: Mark, members: processes.Members, ended: set[int]) -> None:
         """SIGKILL until no process of the launch is left, then waits until its GPU memory is back."""
-        ended: set[int] = set()
         deadline = time.monotonic() + STOP_GRACE
-        while left := await asyncio.to_thread(processes.members, mark.launch, session):
-            ended.update(left)
-            for pid in left:
-                if not processes.send(pid, mark.launch, signal.SIGKILL) and session is not None:
-                    processes.kill_session_member(pid, session)
+        while left := await asyncio.to_thread(members.look):
+            ended.update(one.pid for one in left)
+            processes.kill(left)
             if time.monotonic() > deadline:
-                raise TransientError(f"processes {left} of {mark.id} do not end, not even by SIGKILL")
+                pids = ", ".join(str(one.pid) for one in left)
+                raise TransientError(f"processes {pids} of {mark.id} do not end, not even by SIGKILL")
             await asyncio.sleep(TICK)
         if mark.placement.gpus:
             await self._memory_back(mark, ended)
@@ -206,13 +228,6 @@ class LocalHands:
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return next(iter(_tail(launch, 1)), "")
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return None
 
 
 def _record(launch: Started | ObservedLaunch, name: str) -> dict[str, Any]:

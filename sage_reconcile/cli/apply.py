@@ -105,7 +105,7 @@ def confirm_and_apply(
 
 
 def _ask() -> None:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise PermanentError("there is no terminal to ask on: pass --yes to apply without asking")
 
 

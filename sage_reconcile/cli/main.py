@@ -65,7 +65,12 @@ def _run(words: list[str]) -> int:
         return 130
     except BrokenPipeError:
         # The reader has left (`sage status | head`): nothing more can be said, nor at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except OSError as error:
+        # What is done to files is told where it is done; this is mostly the output itself, on a full disk.
+        place = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        _drop_output()
     except Exception as error:
         if os.environ.get("SAGE_DEBUG"):
             raise
@@ -75,6 +80,11 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
     return 1
+
+
+def _drop_output() -> None:
+    """What is still to be written is lost: the flush at interpreter exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: list[str]) -> int:

@@ -107,11 +107,15 @@ class ObservedLaunch:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """Processes of a launch of ours whose supervisor is gone: provably ours, owned by nobody."""
+    """Processes of a launch of ours whose supervisor is gone: provably ours, owned by nobody.
+
+    `session` is the supervisor's pid as its record told, None where there is no record.
+    """
 
     mark: Mark
     pids: tuple[int, ...]
     gpu_mib: tuple[tuple[str, int], ...] = ()
+    session: int | None = None
 
     @property
     def replica(self) -> ReplicaId:

@@ -1,5 +1,6 @@
 """A described fleet instead of a seen one: for plans in CI, without a GPU (`sage plan --inventory`)."""
 
+import difflib
 import io
 import json
 from collections.abc import Iterator
@@ -57,7 +58,8 @@ def described(path: Path) -> ObservedState:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StackError((Fault(str(path), 0, 0, "", f"the inventory cannot be read: {reason}"),)) from None
+        message = f"the inventory cannot be read: {reason}"
+        raise StackError((Fault(str(path), 0, 0, "", message, _nearby(path)),)) from None
     plain = _parsed(path, text)
     try:
         inventory = _Inventory.model_validate(plain)
@@ -68,6 +70,18 @@ def described(path: Path) -> ObservedState:
     if found:
         raise StackError(_placed(path, text, found))
     return ObservedState(at=0.0, nodes=tuple(_node(node) for node in inventory.nodes), is_described=True)
+
+
+def _nearby(path: Path) -> str:
+    """Did-you-mean over the files beside a path where there is no file; "" where none is near."""
+    if path.exists():
+        return ""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return "" if path.parent.exists() else f"the folder {path.parent} does not exist"
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _parsed(path: Path, text: str) -> Any:

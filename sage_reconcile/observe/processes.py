@@ -7,7 +7,7 @@ import json
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import psutil
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.observed import ForeignLaunch, Mark, Orphan, PortHolder
+from sage_reconcile.observe import records
+from sage_reconcile.observe.ports import listening
 
 MARK_VARIABLE = b"SAGE_LAUNCH"
 ROLE_VARIABLE = b"SAGE_ROLE"
@@ -79,6 +81,7 @@ def scan(home: Home) -> ProcessTable:
     processes = _read_all()
     groups, unreadable = _grouped(processes.values(), str(home.root))
     family = _Family(processes)
+    sessions = _join_sessions(home, family, groups, processes)
     live: list[LiveLaunch] = []
     orphans: list[Orphan] = []
     foreign: list[ForeignLaunch] = []
@@ -88,10 +91,10 @@ def scan(home: Home) -> ProcessTable:
         if uid != os.getuid() or owner != str(home.root):
             foreign.append(ForeignLaunch(mark, tuple(m.pid for m in members), _user(uid)))
         elif supervisor is None:
-            orphans.append(Orphan(mark, tuple(m.pid for m in members)))
+            orphans.append(Orphan(mark, tuple(m.pid for m in members), session=sessions.get(mark.launch)))
         else:
             live.append(LiveLaunch(mark, supervisor, members, _engine(supervisor, members)))
-    ports, ports_error = _listening()
+    ports, ports_error = listening()
     return ProcessTable(
         live=tuple(sorted(live, key=lambda launch: launch.mark.id)),
         orphans=tuple(sorted(orphans, key=lambda orphan: orphan.mark.id)),
@@ -102,6 +105,26 @@ def scan(home: Home) -> ProcessTable:
         ports_error=ports_error,
         boot_id=boot_id(),
     )
+
+
+def _join_sessions(
+    home: Home, family: "_Family", groups: "Groups", processes: dict[int, Process]
+) -> dict[str, int]:
+    """Adds to `groups` what lost its mark but is of the session of a supervisor of ours that is gone: no
+    process can get that session id while it has members. Returns the sessions by launch id."""
+    sessions = {}
+    for record in records.all_launches(home):
+        leader, key = record.supervisor, (os.getuid(), str(home.root), record.mark.launch)
+        if leader.pid in processes or record.mark.home != str(home.root):
+            continue
+        after = leader.started - 1.0
+        own = (
+            p for p in family.sessions[leader.pid] if p.uid == key[0] and not p.mark and p.started >= after
+        )
+        if (members := list(own)) or key in groups:
+            groups.setdefault(key, (record.mark, []))[1].extend(members)
+            sessions[record.mark.launch] = leader.pid
+    return sessions
 
 
 def boot_id() -> str:
@@ -258,26 +281,3 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _listening(
-    connections: Callable[..., Iterable[Any]] = psutil.net_connections,
-) -> tuple[tuple[PortHolder, ...] | None, str]:
-    """Listening TCP ports; of those in other users' hands the pid is not told to everybody."""
-    try:
-        found = {
-            (sock.laddr.port, sock.pid)
-            for sock in connections(kind="tcp")
-            if sock.status == psutil.CONN_LISTEN and sock.laddr
-        }
-    except (psutil.Error, OSError, RuntimeError) as error:
-        return None, f"listening ports cannot be read: {error or type(error).__name__}"
-    ordered = sorted(found, key=lambda item: (item[0], item[1] or 0))
-    return tuple(PortHolder(port, pid, _name(pid)) for port, pid in ordered), ""
-
-
-def _name(pid: int | None) -> str:
-    try:
-        return psutil.Process(pid).name() if pid else ""
-    except psutil.Error:
-        return ""

@@ -261,9 +261,10 @@ class Placer:
             node, reason = min(self._blind.items())
             return NoSpot(f"the GPUs of {node} cannot be seen: {reason}")
         count = engine.launch.gpu_count
-        hint = "set use_gpu: false to run it on the CPU"
+        # An engine that is spread over several GPUs is too large for a CPU.
+        hint = "; set use_gpu: false to run it on the CPU" if count == 1 else ""
         return NoSpot(
-            f"needs {count} GPU{'s' if count > 1 else ''}, there is none on {self._some_nodes()}; {hint}"
+            f"needs {count} GPU{'s' if count > 1 else ''}, there is none on {self._some_nodes()}{hint}"
         )
 
     def _some_nodes(self) -> str:

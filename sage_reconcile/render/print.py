@@ -10,12 +10,16 @@ from sage_reconcile.model.actions import Plan
 from sage_reconcile.render.plan_data import plan_data, plan_markdown
 from sage_reconcile.render.plan_text import plan_lines
 
+MIN_WIDTH = 60
+
 
 def console() -> Console:
     """Where results go; never wraps, so that lines can be searched and compared."""
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 250  # tables are cut to the width; in a pipe there is none
+    elif console.width < MIN_WIDTH:
+        console.width = MIN_WIDTH  # some terminals say 0; a table that folds is better than none
     return console
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import select
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from sage_reconcile.stack.references import anchor_file_references
 from sage_reconcile.stack.yamltree import Node, parse
 
 MAX_BYTES = 4 * 2**20
+PIPE_SECONDS = 10.0
 MAX_FILES = 100
 
 _EMPTY = "empty file: nothing is stopped because of it"
@@ -93,8 +96,7 @@ class Reader:
 
     def _bytes(self, path: str) -> bytes | None:
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            data = _read(path)
         except FileNotFoundError:
             self._fault(path, "no such file", _nearby(path))
         except IsADirectoryError:
@@ -125,6 +127,30 @@ class Reader:
 
     def _fault(self, path: str, message: str, hint: str = "") -> None:
         self.faults.append(Fault(path, 0, 0, "", message, hint))
+
+
+def _read(path: str) -> bytes:
+    """At most MAX_BYTES + 1 bytes. Raises OSError; never waits for longer than PIPE_SECONDS.
+
+    A pipe is read (`sage plan <(generate)`), as long as somebody writes into it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(path)
+        if not stat.S_ISREG(kind) and not stat.S_ISFIFO(kind):
+            raise OSError(0, "it is neither a file nor a pipe")
+        data = b""
+        while len(data) <= MAX_BYTES:
+            ready, _, _ = select.select([handle], [], [], PIPE_SECONDS)
+            part = file.read(MAX_BYTES + 1 - len(data)) if ready else None
+            if part is None:
+                raise OSError(0, f"nothing came from it within {PIPE_SECONDS:g} s")
+            if not part:
+                break
+            data += part
+        return data
 
 
 def _nearby(path: str) -> str:

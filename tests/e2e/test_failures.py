@@ -41,7 +41,7 @@ def test_a_missing_program_is_named(world: World) -> None:
     entry = engine("a") | {"command": ["no-such-server", "--port", "{port}"]}
     world.write(entry)
     out = world("apply", "--yes").failed().out
-    assert "cannot start: No such file: no-such-server" in out
+    assert "there is no program no-such-server to start" in out
     assert marked(str(world.home)) == []
 
 

@@ -158,9 +158,13 @@ def test_files_that_are_no_inventory(tmp_path: Path, text: str, fault: str) -> N
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"host\.yaml: error: the inventory cannot be read: No such file"):
         described(tmp_path / "host.yaml")
+    with pytest.raises(StackError, match=r"No such file or directory \(the folder .*/gone does not exist\)"):
+        described(tmp_path / "gone" / "host.yaml")
     (tmp_path / "host.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(StackError, match="it is not UTF-8 text"):
+    with pytest.raises(StackError, match=r"it is not UTF-8 text$"):
         described(tmp_path / "host.yaml")
+    with pytest.raises(StackError, match=r"No such file or directory \(did you mean host\.yaml\?\)"):
+        described(tmp_path / "hots.yaml")
 
 
 def test_five_hundred_hosts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
+from sage_reconcile.observe import ports as ports_module
 from sage_reconcile.observe import processes
 from sage_reconcile.observe.processes import scan
 from tests.observe.launches import Launches, eventually, make_mark
@@ -192,7 +193,7 @@ def test_ports_that_cannot_be_read_are_said_not_empty() -> None:
     def denied(kind: str) -> list[object]:
         raise psutil.AccessDenied(1, "init")
 
-    ports, reason = processes._listening(denied)
+    ports, reason = ports_module.listening(denied)
     assert ports is None
     assert "listening ports cannot be read" in reason
 

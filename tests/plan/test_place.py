@@ -193,8 +193,10 @@ def test_gpus_that_are_not_there(launch: object, pinned: tuple[int, ...] | None,
 
 
 def test_no_gpu_at_all() -> None:
+    made = plan(desired(engine("a", spec())), nodes=[node("n1", 0)])
+    assert blocked(made) == "needs 1 GPU, there is none on n1; set use_gpu: false to run it on the CPU"
     made = plan(desired(engine("a", spec(tp=2))), nodes=[node("n1", 0)])
-    assert blocked(made) == "needs 2 GPUs, there is none on n1; set use_gpu: false to run it on the CPU"
+    assert blocked(made) == "needs 2 GPUs, there is none on n1", "too large for a CPU"
 
 
 @pytest.mark.parametrize("device", [Device.GPU, Device.PREFER_GPU])

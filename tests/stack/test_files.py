@@ -1,6 +1,7 @@
 """The files that come with sage: presets load, schemas and the reference page are what the code says."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from sage_reconcile import resources
-from sage_reconcile.errors import PermanentError
+from sage_reconcile.errors import PermanentError, StackError
 from sage_reconcile.model import codec
 from sage_reconcile.model.routing import Backend, Route, RoutingTable
 from sage_reconcile.stack.formatting import formatted
@@ -108,3 +109,27 @@ def test_the_routing_schema_accepts_a_routing_table() -> None:
     table = RoutingTable(routes=(Route("m", "llm", (backend.id,)),), backends=(backend,))
     assert accepts(routing_schema(), json.loads(codec.encode(table)))
     assert not accepts(routing_schema(), {"routes": [{"name": 1}]})
+
+
+def test_a_pipe_that_nobody_writes_into_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher that hung on one could not be ended by a good file any more."""
+    monkeypatch.setattr("sage_reconcile.stack.layers.PIPE_SECONDS", 0.2)
+    path = tmp_path / "fifo.yaml"
+    os.mkfifo(path)
+    with pytest.raises(StackError, match=r"fifo\.yaml: error: (cannot be read|.*empty)"):
+        load([path], {})
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    try:
+        with pytest.raises(StackError, match=r"nothing came from it within"):
+            load([path], {})
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+def test_a_device_is_no_stack_file() -> None:
+    with pytest.raises(StackError, match="neither a file nor a pipe"):
+        load([Path("/dev/zero")], {})
