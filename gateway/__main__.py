@@ -20,19 +20,21 @@ CLIENT_KEEP_ALIVE_S = 75
 def main(arguments: Sequence[str]) -> int:
     """Serves until it is told to end. 1 if it may not listen as asked."""
     options = settings.parse(arguments)
-    environ = settings.to_environ(options)
+    try:
+        environ = settings.to_environ(options, os.environ)
+        check_listen(options.host, load_keys(os.environ, options.api_key_file))
+    except ReconcileError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     if not settings.is_marked(os.environ, Path(environ[settings.MARK])):
         # A process is found by the environment that it was started with: start again, with the mark in it.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **environ})
     os.environ.update(environ)
     Path(environ[settings.MARK]).mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        check_listen(options.host, load_keys(os.environ, options.api_key_file))
-    except ReconcileError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     # Not before: it takes longer than everything above.
     import uvicorn
+
+    from gateway.protocol import LimitedProtocol
 
     uvicorn.run(
         "gateway.app:create_app",
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         port=options.port,
         workers=options.workers,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol,
         ws="none",
         log_level=options.log_level,
         log_config=_log_config(options.log_level),

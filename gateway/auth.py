@@ -53,7 +53,8 @@ def check_listen(host: str, keys: Keys) -> None:
     if not keys and not _is_loopback(host):
         raise BlockedError(
             f"the gateway does not listen on {host} without API keys, as anybody could use it: "
-            "set SAGE_API_KEYS or give --api-key-file, or listen on 127.0.0.1"
+            "set SAGE_API_KEYS, give --api-key-file, list references in gateway.api_keys of the stack file "
+            "(--stack), or listen on 127.0.0.1"
         )
 
 

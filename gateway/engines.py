@@ -25,7 +25,7 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What goes to an engine. `target` is path and query string as the client sent them."""
+    """What goes to an engine. `target` is a path of the gateway's list, with the client's query string."""
 
     method: str
     url: str

@@ -79,6 +79,14 @@ def engine_lost(model: str, times: int, reason: str) -> RequestError:
     return RequestError(502, message, "engine_lost", param="model")
 
 
+def bad_reply(model: str, fault: str) -> RequestError:
+    """502: an engine answered with what is not HTTP."""
+    message = (
+        f"An engine of '{model}' gave a reply that is not valid HTTP: {fault}. `sage logs` may tell why."
+    )
+    return RequestError(502, message, "bad_reply", param="model")
+
+
 def stream_broken(model: str, reason: str) -> RequestError:
     """The event that ends a stream whose engine was lost after the first byte."""
     message = f"The engine of '{model}' was lost while it was answering ({reason}). Send the request again."

@@ -1,11 +1,14 @@
-"""What every request meets first: its id, the API keys, and the mark of who answered."""
+"""What every request meets first: its id, the API keys, a look at its path, and the mark of who answered."""
 
-from litestar.enums import ScopeType
+from typing import cast
+
+from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import headers as passing
 from gateway.auth import OPEN_PATHS, Keys
 from gateway.errors import RequestError
+from gateway.paths import is_ambiguous
 
 
 class Front:
@@ -37,6 +40,16 @@ class Front:
             error = RequestError(401, message, "invalid_api_key", www_authenticate="Bearer")
             await error.send_to(stamped)
             return
+        if is_ambiguous(scope.get("raw_path") or scope["path"].encode()):
+            message = (
+                f"There is nothing at {scope['method']} {scope['path']}: paths with '.' or '..' segments, "
+                "doubled slashes or backslashes are not taken. GET /docs lists every path."
+            )
+            await RequestError(404, message, "not_found").send_to(stamped)
+            return
+        if scope["method"] == HttpMethod.HEAD:
+            # A copy: the server goes by its own scope, and leaves out the body.
+            scope = cast(Scope, {**scope, "method": HttpMethod.GET.value})
         await self._app(scope, receive, stamped)
 
     def _is_refused(self, path: str, headers: passing.Headers) -> bool:

@@ -42,12 +42,12 @@ ENGINE_PATHS = {
 
 
 def openai_handlers(proxy: Proxy) -> list[HTTPRouteHandler]:
-    """One handler for each path that engines answer, and one for audio paths still to come."""
-    handlers = [_engine_handler(path, summary, proxy) for path, summary in ENGINE_PATHS.items()]
-    return [*handlers, _engine_handler("/v1/audio/{rest:path}", "Any other audio path", proxy, listed=False)]
+    """One handler for each path that engines answer. No patterns: engines have paths that nobody may ask."""
+    return [_engine_handler(path, summary, proxy) for path, summary in ENGINE_PATHS.items()]
 
 
-def _engine_handler(path: str, summary: str, proxy: Proxy, listed: bool = True) -> HTTPRouteHandler:
+def _engine_handler(path: str, summary: str, proxy: Proxy) -> HTTPRouteHandler:
+    to_path = proxy.to(path)
     answers = {
         200: ResponseSpec(None, description="What the engine answers", generate_examples=False),
         404: ResponseSpec(None, description="The model is not served here", generate_examples=False),
@@ -62,10 +62,9 @@ def _engine_handler(path: str, summary: str, proxy: Proxy, listed: bool = True) 
         operation_id=path.strip("/").replace("/", "_"),
         description="Passed on byte for byte to an engine of the `model` that the body names.",
         responses=answers,
-        include_in_schema=listed,
     )
     async def to_engine() -> ASGIApp:
-        return proxy
+        return to_path
 
     return to_engine
 

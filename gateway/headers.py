@@ -27,6 +27,7 @@ RENEWED = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 _TO_ENGINE_DROPPED = HOP_BY_HOP | CREDENTIALS | RENEWED
 _TO_CLIENT_DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-sage-src"}
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _REQUEST_ID = re.compile(rb"[!-~]{1,200}")
 
 
@@ -47,6 +48,14 @@ def to_engine(headers: Headers, request_id: bytes, authorization: bytes) -> Head
 def to_client(headers: Headers) -> Headers:
     """What the client gets of the engine's headers, said to be the engine's."""
     return [*_without(headers, _TO_CLIENT_DROPPED), (b"x-sage-src", b"engine")]
+
+
+def fault_of_reply(status: int, headers: Headers) -> str:
+    """Why an engine's reply cannot be passed on as HTTP, or ""."""
+    if not 200 <= status <= 599:
+        return f"its status is {status}"
+    broken = next((name for name, value in headers if _CONTROL.search(value)), None)
+    return f"its header {broken.decode('latin-1')} holds a control character" if broken is not None else ""
 
 
 def request_id(headers: Headers) -> bytes:

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from litestar.types import HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from gateway import body as request_body
 from gateway import headers as passing
 from gateway.engines import EngineReply, EngineRequest, Engines, LostError, NotReachedError
-from gateway.errors import RequestError, engine_lost, no_backend, stream_broken
+from gateway.errors import RequestError, bad_reply, engine_lost, no_backend, stream_broken
 from gateway.live import Live
+from gateway.settings import MAX_BODY_MIB
 from sage_reconcile.model.routing import Backend, Route
 
 logger = logging.getLogger("gateway")
@@ -48,19 +49,24 @@ class Call:
 
 
 class Proxy:
-    """An ASGI application that answers with what an engine of the asked model answers.
-
-    `body_limit` in bytes.
-    """
+    """Answers with what an engine of the asked model answers. `body_limit` in bytes."""
 
     def __init__(self, live: Live, engines: Engines, body_limit: int) -> None:
         self._live = live
         self._engines = engines
         self._body_limit = body_limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def to(self, path: str) -> ASGIApp:
+        """The ASGI application for one path: engines are asked for it, however the client wrote it."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._serve(path, cast(HTTPScope, scope), receive, send)
+
+        return serve
+
+    async def _serve(self, path: str, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            call = await self._read(cast(HTTPScope, scope), receive)
+            call = await self._read(path, scope, receive)
         except ClientGoneError:
             return
         except RequestError as error:
@@ -79,7 +85,7 @@ class Proxy:
         if not answer.cancelled():
             answer.result()
 
-    async def _read(self, scope: HTTPScope, receive: Receive) -> Call:
+    async def _read(self, path: str, scope: HTTPScope, receive: Receive) -> Call:
         headers = list(scope["headers"])
         content_type = passing.get(headers, b"content-type")
         encoding = passing.get(headers, b"content-encoding")
@@ -88,10 +94,9 @@ class Proxy:
             raise RequestError(415, message, "unsupported_encoding")
         body = await self._read_body(headers, receive)
         query = scope["query_string"]
-        path = scope.get("raw_path") or scope["path"].encode()
         return Call(
             method=str(scope["method"]),
-            target=path + b"?" + query if query else path,
+            target=path.encode() + (b"?" + query if query else b""),
             headers=headers,
             content_type=content_type,
             request_id=passing.get(headers, b"x-request-id"),
@@ -113,12 +118,15 @@ class Proxy:
             read += len(message["body"])
             if not message["more_body"] and read <= self._body_limit:
                 return b"".join(chunks)
-        text = f"The request body is larger than {self._body_limit} bytes; see --max-body-mib."
+        fault = f"The request body is larger than {self._body_limit >> 20} MiB"
+        text = f"{fault}: send less, or start the gateway with a higher {MAX_BODY_MIB} in its environment."
         raise RequestError(413, text, "body_too_large")
 
     async def _answer(self, call: Call, send: Send) -> None:
         try:
             async with self._reply(call) as reply:
+                if fault := passing.fault_of_reply(reply.status, reply.headers):
+                    raise bad_reply(call.model, fault)
                 await _relay(call, reply, send)
         except RequestError as error:
             await error.send_to(send)

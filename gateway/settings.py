@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sage_reconcile.errors import PermanentError
+
 # Set to the SAGE_HOME served: by this mark of its environment a gateway process is found.
 MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
-_MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
+MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
@@ -25,7 +27,7 @@ class Settings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         home = environ.get(MARK) or environ.get("SAGE_HOME") or "~/.sage"
-        limit = int(environ.get(_MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
+        limit = int(environ.get(MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
         return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit)
 
 
@@ -42,8 +44,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=1, help="processes that share the port")
     p.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     p.add_argument("--api-key-file", default="", help="file with one key a line")
-    p.add_argument("--max-body-mib", type=int, default=DEFAULT_MAX_BODY_MIB, help="largest request, MiB")
+    p.add_argument(
+        "--max-body-mib",
+        type=_mebibytes,
+        help=f"largest request, MiB; else {MAX_BODY_MIB}, else {DEFAULT_MAX_BODY_MIB}",
+    )
     return p
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in MiB: give a whole number from 1 on")
+    return int(text)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -51,12 +63,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser().parse_args(arguments)
 
 
-def to_environ(options: argparse.Namespace) -> dict[str, str]:
-    """The variables from which a worker reads its Settings."""
+def to_environ(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables from which a worker reads its Settings; what no option says, `environ` may.
+
+    Raises PermanentError for a variable that is no size.
+    """
+    try:
+        max_body = options.max_body_mib or _mebibytes(environ.get(MAX_BODY_MIB) or str(DEFAULT_MAX_BODY_MIB))
+    except argparse.ArgumentTypeError as error:
+        raise PermanentError(f"{MAX_BODY_MIB}: {error}") from error
     return {
         MARK: str(options.home.expanduser().absolute()),
         _KEY_FILE: str(Path(options.api_key_file).absolute()) if options.api_key_file else "",
-        _MAX_BODY_MIB: str(options.max_body_mib),
+        MAX_BODY_MIB: str(max_body),
     }
 
 

@@ -40,3 +40,8 @@ def test_elsewhere_keys_are_needed(host: str) -> None:
     with pytest.raises(BlockedError, match="SAGE_API_KEYS"):
         check_listen(host, Keys([]))
     check_listen(host, Keys(["k"]))
+
+
+def test_every_way_to_give_keys_is_named() -> None:
+    with pytest.raises(BlockedError, match=r"SAGE_API_KEYS.*--api-key-file.*gateway\.api_keys of the stack"):
+        check_listen("0.0.0.0", Keys([]))

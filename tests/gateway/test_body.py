@@ -104,3 +104,26 @@ def test_faults_of_a_form(body: bytes, content_type: bytes, code: str) -> None:
     with pytest.raises(RequestError) as caught:
         model_of(body, content_type)
     assert (caught.value.status, caught.value.code) == (400, code)
+
+
+def test_many_models_and_many_parts_take_no_time_squared() -> None:
+    names = b'"model":"a",' * 200_000
+    assert (
+        with_model(b"{" + names + b'"x":1}', JSON, "new")
+        == b"{" + names.replace(b'"a"', b'"new"') + b'"x":1}'
+    )
+    body = form(*[('name="x"', b"")] * 200_000, ('name="model"', b"a"))
+    assert model_of(body, FORM) == "a"
+
+
+def test_digits_in_a_text_are_no_number() -> None:
+    body = b'{"x": "' + b"1" * 100_000 + b'", "model": "a"}'
+    assert model_of(body, JSON) == "a"
+    assert with_model(body, JSON, "a") == body
+
+
+@pytest.mark.parametrize("before", [0, 1, 63, 64, 2047, 2048, 4000])
+def test_a_huge_number_is_found_wherever_it_begins(before: int) -> None:
+    body = b'{"model": "a", ' + b" " * before + b'"x": ' + b"1" * 4301 + b"}"
+    with pytest.raises(RequestError, match="not valid JSON"):
+        model_of(body, JSON)
