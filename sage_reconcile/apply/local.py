@@ -29,6 +29,7 @@ from sage_reconcile.model.actions import Launch
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan
 from sage_reconcile.supervisor import spawn
+from sage_reconcile.supervisor.redact import Redactor
 
 TICK = 0.1
 """Seconds between two looks at a record or a process."""
@@ -38,6 +39,8 @@ STOP_GRACE = 15.0
 
 LOG_BYTES = 50 * 1024 * 1024
 LOGS_KEPT = 3
+
+TAIL_LINES = 20
 
 MEMORY_GRACE = 30.0
 """Seconds that the driver gets to give the memory of dead processes back."""
@@ -138,7 +141,7 @@ class LocalHands:
                 raise self._failure(launch)
             if time.monotonic() > deadline:
                 said = record.get("message") or "it has not answered yet"
-                raise LaunchFailed(f"not ready after {timeout:.0f} s: {said}", _tail(launch))
+                raise LaunchFailed(f"not ready after {timeout:.0f} s: {said}", self._tail(launch))
             await asyncio.sleep(TICK)
 
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
@@ -148,7 +151,7 @@ class LocalHands:
         """Why the launch ended, from the record that its supervisor left."""
         record = _record(launch, "exit.json")
         if not record:
-            return LaunchFailed("its supervisor is gone without a word; see `sage logs`", _tail(launch))
+            return LaunchFailed("its supervisor is gone without a word; see `sage logs`", self._tail(launch))
         how = (
             f"killed by signal {record['signal']}"
             if record.get("signal")
@@ -227,7 +230,17 @@ class LocalHands:
         await _post(launch, "/wake_up")
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
-        return next(iter(_tail(launch, 1)), "")
+        return next(iter(self._tail(launch, 1)), "")
+
+    def _tail(self, launch: Started | ObservedLaunch, lines: int = TAIL_LINES) -> tuple[str, ...]:
+        """The engine's last lines without the secrets that it was given: engines like to print those."""
+        named = []
+        for name, value in launch.mark.spec.env:
+            with contextlib.suppress(ValueError):
+                named.append((name, secrets.resolve(value, self._environ)))
+        hidden = [name for name, value in launch.mark.spec.env if secrets.refers(value)]
+        redactor = Redactor(named, secrets=hidden)
+        return tuple(redactor.clean(line) for line in _last_lines(launch, lines))
 
 
 def _record(launch: Started | ObservedLaunch, name: str) -> dict[str, Any]:
@@ -238,13 +251,13 @@ def _record(launch: Started | ObservedLaunch, name: str) -> dict[str, Any]:
     return {}
 
 
-def _tail(launch: Started | ObservedLaunch, lines: int = 20) -> tuple[str, ...]:
+def _last_lines(launch: Started | ObservedLaunch, lines: int) -> list[str]:
     with contextlib.suppress(OSError), (Path(launch.directory) / "engine.log").open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - 8192))
         text = file.read().decode("utf-8", "replace").splitlines()
-        return tuple(line for line in text if line.strip())[-lines:]
-    return ()
+        return [line for line in text if line.strip()][-lines:]
+    return []
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """Secrets reach the engine, and nothing and nobody else."""
 
 import os
+import sys
 
 from tests.e2e.world import World, ask, engine
 from tests.processes import command_line, free_port
@@ -82,3 +83,15 @@ def test_a_secret_is_hidden_whatever_its_variable_is_called(world: World) -> Non
     [record] = world.home.rglob("exit.json")
     for told in (text, record.read_text()):
         assert "cannot sign in as ***" in told
+
+
+def test_a_secret_is_hidden_when_sage_itself_reads_the_log(world: World) -> None:
+    """An engine that never answers leaves no exit record in time: its last lines come from its log."""
+    world.environ["MY_TOKEN"] = SECRET
+    script = "import os, time; print('signed in as', os.environ['PLAIN'], flush=True); time.sleep(600)"
+    silent = engine("silent", env={"PLAIN": "${env:MY_TOKEN}"})
+    silent |= {"command": [sys.executable, "-c", script, "{port}"], "health": {"startup_timeout": "60s"}}
+    world.write(silent)
+    result = world("apply", "--yes", "--timeout", "2").failed()
+    assert "signed in as ***" in result.text
+    assert SECRET not in result.text
