@@ -14,11 +14,21 @@ from sage_reconcile.home import Home
 TICK = 0.2
 
 
-@contextlib.contextmanager
-def applying(home: Home, say: Callable[[str], None], timeout: float = 3600.0) -> Iterator[None]:
-    """Holds the lock. While somebody else does, says once who, and waits.
+class LockNotWanted(BlockedError):
+    """Whoever waited for the lock has something else to do now."""
 
-    Raises BlockedError after `timeout` seconds, or when SAGE_HOME cannot be written.
+
+@contextlib.contextmanager
+def applying(
+    home: Home,
+    say: Callable[[str], None],
+    timeout: float = 3600.0,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[None]:
+    """Holds the lock. While somebody else does, says once who, and waits for as long as it is wanted.
+
+    Raises LockNotWanted when `is_wanted` no longer is true, BlockedError after `timeout` seconds or when
+    SAGE_HOME cannot be written.
     """
     try:
         path = home.ensure().lock_file
@@ -26,7 +36,7 @@ def applying(home: Home, say: Callable[[str], None], timeout: float = 3600.0) ->
     except OSError as error:
         raise BlockedError(f"cannot use SAGE_HOME {home.root}: {error.strerror}") from error
     try:
-        _acquire(handle, say, timeout)
+        _acquire(handle, say, timeout, is_wanted)
         with contextlib.suppress(OSError):  # a full disk must not keep anybody from stopping engines
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": _command()}).encode(), 0)
@@ -35,7 +45,7 @@ def applying(home: Home, say: Callable[[str], None], timeout: float = 3600.0) ->
         os.close(handle)
 
 
-def _acquire(handle: int, say: Callable[[str], None], timeout: float) -> None:
+def _acquire(handle: int, say: Callable[[str], None], timeout: float, is_wanted: Callable[[], bool]) -> None:
     deadline = time.monotonic() + timeout
     told = False
     while True:
@@ -44,6 +54,8 @@ def _acquire(handle: int, say: Callable[[str], None], timeout: float) -> None:
             return
         except BlockingIOError:
             holder = _holder(handle)
+        if not is_wanted():
+            raise LockNotWanted(f"stopped waiting: {holder}")
         if time.monotonic() > deadline:
             raise BlockedError(f"gave up after {timeout:.0f} s: {holder}")
         if not told:

@@ -17,8 +17,8 @@ from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
 from sage_reconcile.converge import carry_out, local_host, survey
 from sage_reconcile.home import Home
-from sage_reconcile.lock import applying
-from sage_reconcile.model.actions import Result
+from sage_reconcile.lock import LockNotWanted, applying
+from sage_reconcile.model.actions import Plan, Result
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.policy import Policy
@@ -109,8 +109,12 @@ class HostWork:
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
         # The lock is waited for in a thread: its holder may be another sage that loads an engine for minutes.
-        lock = applying(self._home, self.say)
-        await asyncio.to_thread(lock.__enter__)
+        # A stop or an edit does not wait for that.
+        lock = applying(self._home, self.say, is_wanted=lambda: not interrupt.is_set())
+        try:
+            await asyncio.to_thread(lock.__enter__)
+        except LockNotWanted:
+            return PassResult(Plan(desired.stack))
         try:
             return await self._converge(stack, desired, policy, interrupt)
         finally:

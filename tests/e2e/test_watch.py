@@ -3,6 +3,8 @@
 import os
 import signal
 
+from sage_reconcile.home import Home
+from sage_reconcile.lock import applying
 from tests.e2e.world import Pids, Running, World, engine, kill, stack_text
 from tests.processes import free_port, is_alive
 from tests.waiting import wait_until
@@ -127,3 +129,13 @@ def test_a_save_through_a_symbolic_link_is_seen(world: World) -> None:
     (world.folder / "next").symlink_to("two.yaml")
     os.replace(world.folder / "next", world.folder / "sage.yaml")
     assert world.until_ready("a#0", "b#0")["a#0"] == before["a#0"]
+
+
+def test_a_watcher_that_waits_for_another_sage_can_be_ended(world: World) -> None:
+    world.write(engine("a"))
+    with applying(Home(world.home), print):
+        watcher = world.start("watch", "sage.yaml")
+        watcher.says("waiting: process")
+        watcher.signal(signal.SIGTERM)
+        assert watcher.end().rc == 0
+    assert world.launches() == {}
