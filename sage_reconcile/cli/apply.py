@@ -21,7 +21,6 @@ from sage_reconcile.render.plan_text import headline
 from sage_reconcile.render.print import console, print_json, print_plan
 from sage_reconcile.render.progress import ApplyProgress
 from sage_reconcile.stack.file import StackFile
-from sage_reconcile.stack.resolve import resolve
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 NoWait = Annotated[bool, Parameter(negative="", help="Do not wait until started engines answer.")]
@@ -54,6 +53,7 @@ def apply(  # noqa: PLR0913 - one parameter per option
     Example: sage apply sage.yaml --yes
     """
     from sage_reconcile import planfile
+    from sage_reconcile.stack.resolve import resolve
 
     home = Home.from_environ()
     host = local_host(home)

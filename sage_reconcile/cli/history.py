@@ -20,9 +20,7 @@ from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
 from sage_reconcile.render.print import console, print_json
-from sage_reconcile.stack.load import from_document
 from sage_reconcile.stack.problems import did_you_mean
-from sage_reconcile.stack.resolve import resolve
 
 Stack = Annotated[str | None, Parameter(help="The stack; may be left out while there is only one.")]
 
@@ -63,6 +61,9 @@ def rollback(
 
     Example: sage rollback 3 --yes
     """
+    from sage_reconcile.stack.load import from_document
+    from sage_reconcile.stack.resolve import resolve
+
     home = Home.from_environ()
     name = _applied_stack(home, stack) if stack else _only_stack(home)
     entry = records.entry_to_return_to(home, name, number)

@@ -11,7 +11,6 @@ from sage_reconcile.cli.stackfile import File, Overlays, Sets, Targets, known_ta
 from sage_reconcile.converge import plan_for, survey, with_host_notes
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Verdict
-from sage_reconcile.observe.inventory import described
 from sage_reconcile.observe.look import LocalEyes
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.print import print_plan
@@ -46,6 +45,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
     desired = resolve(stack)
     policy = Policy(targets=known_targets(target, [engine.name for engine in desired.engines]))
     if inventory:
+        from sage_reconcile.observe.inventory import described
+
         found = plan_for(desired, described(inventory), policy)
     else:
         home = Home.from_environ()

@@ -18,7 +18,6 @@ from sage_reconcile.observe.external import look_at_published
 from sage_reconcile.observe.look import LocalEyes
 from sage_reconcile.render.print import console, print_json
 from sage_reconcile.render.status import status_data, status_view
-from sage_reconcile.stack.resolve import resolve
 
 
 def status(
@@ -66,6 +65,8 @@ async def _look_at(
 ) -> tuple[ObservedState, dict[str, str]]:
     if path is None:
         return await eyes.look(), {}
+    from sage_reconcile.stack.resolve import resolve
+
     try:
         found = await survey(resolve(load_stack(path, None, None)), eyes)
     except StackError:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage_reconcile.stack.schema import Stack
+if TYPE_CHECKING:  # commands that read no stack file need not pay for its schema
+    from sage_reconcile.stack.schema import Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +22,4 @@ class StackFile:
     document: dict[str, Any]
     base: Path
     sources: tuple[tuple[str, str], ...]
-    model: Stack
+    model: "Stack"
