@@ -1,5 +1,6 @@
 """What all tests share: a SAGE_HOME of their own, and no process that outlives its test."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 
 from tests.processes import command_line, end_all, marked
 from tests.waiting import wait_until
+
+
+# A test run that was started in the background may ignore Ctrl-C, and so would every command that tests
+# start: an ignored signal stays ignored through exec, a handled one does not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,8 @@ def test_another_home_is_seen_and_left_alone(worlds: Callable[[str], World]) -> 
     theirs.apply()
     their_pids = theirs.until_ready("a#0")
 
-    assert "another SAGE_HOME: demo/a#0 (" in ours("status").ok().out
+    assert "1 engine of another SAGE_HOME runs here; --all shows it" in ours("status").ok().out
+    assert "another SAGE_HOME: demo/a#0 (" in ours("status", "--all").ok().out
     assert ours("status", "--json").ok().json()["engines"] == []
     ours.write(engine("a", port=port), engine("b"))
     result = ours("apply", "--yes").failed()
