@@ -9,7 +9,6 @@ import pytest
 from tests.processes import command_line, end_all, marked
 from tests.waiting import wait_until
 
-
 # A test run that was started in the background may ignore Ctrl-C, and so would every command that tests
 # start: an ignored signal stays ignored through exec, a handled one does not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
