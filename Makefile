@@ -61,7 +61,8 @@ lint: install ## ruff, mypy, import directions
 	@$(BIN)/lint-imports
 
 .PHONY: test
-test: lint demo-setup ## lint and every test but those of vLLM, with coverage
+test: ## lint and every test but those of vLLM and of a GPU, with coverage
+	@$(MAKE) -j2 lint demo-setup
 	@$(PYTEST) -n 2 -m "not vllm and not gpu" --cov --cov-report=term
 
 .PHONY: test-vllm
