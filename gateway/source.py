@@ -10,7 +10,8 @@ import msgspec
 from sage_reconcile.model.routing import RoutingTable
 
 SUPPORTED_VERSION = 1
-POLICIES = frozenset({"least_inflight"})
+POLICIES = frozenset({"least_inflight", "round_robin", "prefix_affinity", "session_affinity"})
+QUEUE_POLICIES = frozenset({"fifo", "priority", "slo_aware", "cost_optimized", "adaptive", "hybrid"})
 
 
 class TableSource:
@@ -59,10 +60,9 @@ def _decode(data: bytes) -> RoutingTable:
         raise ValueError(f"version {table.version} is not known to this gateway; upgrade and restart it")
     known = {backend.id for backend in table.backends}
     for route in table.routes:
-        if route.policy not in POLICIES:
-            raise ValueError(
-                f"route '{route.name}' asks for policy '{route.policy}', which is not known here"
-            )
+        for policy, known_ones in ((route.policy, POLICIES), (route.queue_policy, QUEUE_POLICIES)):
+            if policy not in known_ones:
+                raise ValueError(f"route '{route.name}' asks for policy '{policy}', which is not known here")
         missing = sorted(set(route.backends) - known)
         if missing:
             raise ValueError(f"route '{route.name}' names backends that are not in the table: {missing}")

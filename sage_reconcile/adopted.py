@@ -80,4 +80,9 @@ def _route(ids: set[str], observed: ObservedState, names: tuple[str, ...]) -> Ro
         policy=routes[0].policy,
         hold=routes[0].hold,
         metadata=routes[0].metadata,
+        queue_policy=routes[0].queue_policy,
+        queue_size=routes[0].queue_size,
+        queue_timeout=routes[0].queue_timeout,
+        first_byte_timeout=routes[0].first_byte_timeout,
+        idle_timeout=routes[0].idle_timeout,
     )

@@ -150,7 +150,10 @@ class LiveSpec:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """What only the gateway notices. `names` are the model names that clients may send, sorted."""
+    """What only the gateway notices. `names` are the model names that clients may send, sorted.
+
+    The other fields mean what they mean in a Backend and a Route.
+    """
 
     names: tuple[str, ...]
     label: str | None = None
@@ -159,6 +162,11 @@ class RouteSpec:
     policy: str = "least_inflight"
     hold: float = 30.0
     metadata: tuple[tuple[str, str], ...] = ()
+    queue_policy: str = "fifo"
+    queue_size: int = 1000
+    queue_timeout: float = 60.0
+    first_byte_timeout: float = 0.0
+    idle_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,13 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One model name that clients may send. `backends` are Backend ids, sorted; `hold` in seconds.
+    """One model name that clients may send. `backends` are Backend ids, sorted. Times are in seconds.
 
-    `stack` is the one that offers the name: it tells whose a route without backends is.
+    `policy` picks the backend. Requests wait while every backend has as many as it takes, `queue_size` of
+    them at most, each for `queue_timeout` at most; `queue_policy` says who is next. `hold` is the wait while
+    no backend is ready. `first_byte_timeout` is what the beginning of a reply may take and `idle_timeout` the
+    pause between two pieces of it; 0 is no limit. `stack` is the one that offers the name: it tells whose a
+    route without backends is.
     """
 
     name: str
@@ -55,6 +59,11 @@ class Route:
     hold: float = 30.0
     metadata: tuple[tuple[str, str], ...] = ()
     stack: str = ""
+    queue_policy: str = "fifo"
+    queue_size: int = 1000
+    queue_timeout: float = 60.0
+    first_byte_timeout: float = 0.0
+    idle_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, RouteSpec
-from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.model.routing import Route, RoutingTable
 from sage_reconcile.plan.names import Names
 
 # Maps are stored as sorted pairs, so that values are hashable and their JSON has one form.
@@ -39,17 +39,31 @@ def route_differences(table: RoutingTable, backend: str, wanted: RouteSpec, name
     ]
     for route in routes:
         if route.name in names.owned:
-            found += [
-                change("policy", route.policy, wanted.policy),
-                change("hold", f"{route.hold:g} s", f"{wanted.hold:g} s"),
-                change("metadata", _pairs(route.metadata), _pairs(wanted.metadata)),
-            ]
+            found += _setting_changes(route, wanted)
     return tuple(dict.fromkeys(change for change in found if change))
+
+
+def _setting_changes(route: Route, wanted: RouteSpec) -> list[str]:
+    """What belongs to a route as a whole, by the names that the file gives it."""
+    return [
+        change("policy", route.policy, wanted.policy),
+        change("hold", f"{route.hold:g} s", f"{wanted.hold:g} s"),
+        change("metadata", _pairs(route.metadata), _pairs(wanted.metadata)),
+        change("queue.policy", route.queue_policy, wanted.queue_policy),
+        change("queue.size", str(route.queue_size), str(wanted.queue_size)),
+        change("queue.timeout", f"{route.queue_timeout:g} s", f"{wanted.queue_timeout:g} s"),
+        change("first_byte_timeout", _limit(route.first_byte_timeout), _limit(wanted.first_byte_timeout)),
+        change("idle_timeout", _limit(route.idle_timeout), _limit(wanted.idle_timeout)),
+    ]
 
 
 def change(field: str, is_: object, shall: object) -> str:
     """One field in words, "" where both are equal."""
     return "" if is_ == shall else f"{field}: {is_ or '(none)'} -> {shall or '(none)'}"
+
+
+def _limit(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds else ""
 
 
 def _pairs(pairs: tuple[tuple[str, str], ...]) -> str:

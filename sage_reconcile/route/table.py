@@ -266,6 +266,11 @@ def _routes(desired: DesiredState, served: Iterable[_Served]) -> Iterator[Route]
             hold=owner.route.hold,
             metadata=owner.route.metadata,
             stack=desired.stack,
+            queue_policy=owner.route.queue_policy,
+            queue_size=owner.route.queue_size,
+            queue_timeout=owner.route.queue_timeout,
+            first_byte_timeout=owner.route.first_byte_timeout,
+            idle_timeout=owner.route.idle_timeout,
         )
 
 

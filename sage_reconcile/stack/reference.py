@@ -28,6 +28,7 @@ _SECTIONS = (
     ("restart", "Restart", ""),
     ("rollout", "Rollout", ""),
     ("routing", "Routing", ""),
+    ("queue", "Queue", ""),
 )
 
 

@@ -154,16 +154,22 @@ def set_live(draft: Draft) -> Draft:
 
 
 def set_route(draft: Draft) -> Draft:
-    """What the gateway is told: the names that clients send, limits, hold time, metadata."""
+    """What the gateway is told: the names that clients send, sharing, limits, waiting, metadata."""
     engine = draft.engine
+    routing, queue = engine.routing, engine.routing.queue
     route = RouteSpec(
         names=client_names(engine),
         label=engine.label,
-        weight=engine.routing.weight,
+        weight=routing.weight,
         max_concurrent=engine.max_concurrent,
-        policy=engine.routing.policy,
+        policy=routing.policy,
         hold=engine.rollout.hold,
         metadata=tuple(sorted(engine.metadata.items())),
+        queue_policy=queue.policy,
+        queue_size=queue.size,
+        queue_timeout=queue.timeout,
+        first_byte_timeout=routing.first_byte_timeout,
+        idle_timeout=routing.idle_timeout,
     )
     return replace(draft, result=replace(draft.result, route=route))
 

@@ -2,12 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import AliasChoices, Field, StrictStr
 
 from sage_reconcile.stack.fields import (
     Args,
     Bool,
-    Duration,
     Env,
     GpuMemory,
     Gpus,
@@ -15,107 +14,15 @@ from sage_reconcile.stack.fields import (
     Metadata,
     Name,
     Port,
-    PositiveDuration,
     Secret,
     Text,
     Url,
     Words,
 )
+from sage_reconcile.stack.sections import Health, OnDemand, Restart, Rollout, Routing, Section
 
 RuntimeKind = Literal["vllm", "transformers", "sentence-transformers", "command", "external"]
 BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transformers", "command", "external")
-
-
-class Section(BaseModel):
-    """A map of the stack file. A key without a value is a key not given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-
-
-class Health(Section):
-    """How sage finds out whether an engine works. An engine is ready when it has answered a real request."""
-
-    probe: Annotated[
-        Literal["generate", "embed", "http"] | None,
-        Field(
-            description="What a probe asks for: one generated token (`generate`, default of an llm engine), "
-            "one embedding (`embed`, default of an embedding engine), or only a 200 on `path` (`http`)."
-        ),
-    ] = None
-    path: Annotated[
-        str, Field(pattern="^/", description="The path that is asked for liveness, and by `probe: http`.")
-    ] = "/health"
-    startup_timeout: Annotated[
-        PositiveDuration,
-        Field(description="How long a new engine may take until it answers for the first time."),
-    ] = 600.0
-    interval: Annotated[PositiveDuration, Field(description="Time between two probes.")] = 10.0
-    timeout: Annotated[PositiveDuration, Field(description="How long one probe may take.")] = 5.0
-    failures: Annotated[
-        Int, Field(ge=1, description="Probes that must fail in a row before the engine counts as failing.")
-    ] = 3
-
-
-class Restart(Section):
-    """What happens when an engine that had been ready exits."""
-
-    policy: Annotated[
-        Literal["always", "on-failure", "never"],
-        Field(description="When to start it again: after every exit, only after a failure, or never."),
-    ] = "always"
-    max_attempts: Annotated[
-        Int, Field(ge=0, description="Restarts inside `window` before sage gives up; 0 gives up at once.")
-    ] = 5
-    window: Annotated[PositiveDuration, Field(description="The time over which attempts are counted.")] = (
-        600.0
-    )
-    backoff: Annotated[Duration, Field(description="Wait before the first restart; doubled each time.")] = 1.0
-    backoff_max: Annotated[Duration, Field(description="The longest wait between two restarts.")] = 60.0
-
-
-class Rollout(Section):
-    """How a changed engine is replaced."""
-
-    strategy: Annotated[
-        Literal["auto", "surge", "sleep-swap", "recreate"],
-        Field(
-            description="`surge` starts the new one beside the old one, `recreate` stops the old one first, "
-            "`auto` takes surge where both fit into memory. Not supported yet: `sleep-swap`."
-        ),
-    ] = "auto"
-    hold: Annotated[
-        Duration, Field(description="How long the gateway holds a request while no replica is ready.")
-    ] = 30.0
-    drain: Annotated[Duration, Field(description="How long requests in flight may finish before a stop.")] = (
-        30.0
-    )
-
-
-class Routing(Section):
-    """How the gateway shares requests among engines that serve the same model name."""
-
-    policy: Annotated[
-        Literal["least_inflight"],
-        Field(description="How a backend is picked: the one with fewest requests in flight."),
-    ] = "least_inflight"
-    weight: Annotated[
-        Int, Field(ge=1, le=1000, description="Share of this engine against others of its pool.")
-    ] = 1
-
-
-class OnDemand(Section):
-    """Start on the first request, stop when idle. Not supported yet by this version."""
-
-    idle_ttl: Annotated[PositiveDuration, Field(description="Stop after this time without a request.")] = (
-        600.0
-    )
 
 
 class Runtime(Section):

@@ -14,7 +14,8 @@ from sage_reconcile.stack.merge import overlay
 from sage_reconcile.stack.neighbours import check_dependencies, check_names, check_ports
 from sage_reconcile.stack.problems import Path, Problem, describe, did_you_mean
 from sage_reconcile.stack.references import Context, has_reference, substitute
-from sage_reconcile.stack.schema import BUILTIN_RUNTIMES, Engine, Runtime, Section, Stack
+from sage_reconcile.stack.schema import BUILTIN_RUNTIMES, Engine, Runtime, Stack
+from sage_reconcile.stack.sections import Section
 from sage_reconcile.stack.select import pick_runtime
 
 S = TypeVar("S", bound=Section)

@@ -1,13 +1,15 @@
 """Reading the routing file, and keeping the last good table."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gateway.references import resolve
-from gateway.source import TableSource
+from gateway.source import POLICIES, QUEUE_POLICIES, TableSource
 from sage_reconcile.model import codec
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.stack.sections import Queue, Routing
 from tests.gateway.world import backend, digest_of, table
 
 GOOD = codec.encode(table({"m": [backend("http://x")]}))
@@ -37,6 +39,7 @@ def test_a_new_table_is_read_once(tmp_path: Path) -> None:
         (b'{"routes": [{"name": 3}]}', r"routes\[0\]"),
         (b'{"version": 2}', "version 2"),
         (b'{"routes":[{"name":"m","kind":"llm","backends":[],"policy":"magic"}]}', "policy 'magic'"),
+        (b'{"routes":[{"name":"m","kind":"llm","backends":[],"queue_policy":"luck"}]}', "policy 'luck'"),
         (b'{"routes":[{"name":"m","kind":"llm","backends":["gone"]}],"backends":[]}', "gone"),
     ],
 )
@@ -55,6 +58,11 @@ def test_the_last_good_table_stays(tmp_path: Path, bad: bytes, words: str) -> No
     publish(source.path, GOOD)
     source.refresh()
     assert source.fault == ""
+
+
+def test_the_gateway_knows_every_policy_of_a_stack_file() -> None:
+    assert frozenset(get_args(Routing.model_fields["policy"].annotation)) == POLICIES
+    assert frozenset(get_args(Queue.model_fields["policy"].annotation)) == QUEUE_POLICIES
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:

@@ -322,6 +322,11 @@ def test_live_settings_that_cannot_be_read_are_left_alone() -> None:
         (RouteSpec(("chat",), max_concurrent=8), "route: max_concurrent: 256 -> 8"),
         (RouteSpec(("chat",), hold=60.0), "route: hold: 30 s -> 60 s"),
         (RouteSpec(("chat",), policy="round_robin"), "route: policy: least_inflight -> round_robin"),
+        (RouteSpec(("chat",), queue_policy="priority"), "route: queue.policy: fifo -> priority"),
+        (RouteSpec(("chat",), queue_size=0), "route: queue.size: 1000 -> 0"),
+        (RouteSpec(("chat",), queue_timeout=0.5), "route: queue.timeout: 60 s -> 0.5 s"),
+        (RouteSpec(("chat",), first_byte_timeout=5.0), "route: first_byte_timeout: (none) -> 5 s"),
+        (RouteSpec(("chat",), idle_timeout=2.0), "route: idle_timeout: (none) -> 2 s"),
         (RouteSpec(("chat",), metadata=(("team", "a"),)), "route: metadata: (none) -> team=a"),
     ],
 )

@@ -80,7 +80,17 @@ def pools(table: RoutingTable) -> dict[str, list[str]]:
 
 def test_a_backend_says_all_that_the_gateway_needs() -> None:
     route = RouteSpec(
-        ("alias", "m"), weight=3, max_concurrent=9, policy="fifo", hold=5.0, metadata=(("a", "b"),)
+        ("alias", "m"),
+        weight=3,
+        max_concurrent=9,
+        policy="round_robin",
+        hold=5.0,
+        metadata=(("a", "b"),),
+        queue_policy="priority",
+        queue_size=7,
+        queue_timeout=6.0,
+        first_byte_timeout=4.0,
+        idle_timeout=3.0,
     )
     table = routing_table(desired(engine("chat", route=route)), observed(launch(replica=1)))
     backend_id = "demo/chat#1@new:l1"
@@ -100,7 +110,21 @@ def test_a_backend_says_all_that_the_gateway_needs() -> None:
         ),
     )
     assert table.routes == tuple(
-        Route(name, "llm", (backend_id,), "fifo", 5.0, (("a", "b"),), "demo") for name in ("alias", "m")
+        Route(
+            name,
+            "llm",
+            (backend_id,),
+            "round_robin",
+            5.0,
+            (("a", "b"),),
+            "demo",
+            queue_policy="priority",
+            queue_size=7,
+            queue_timeout=6.0,
+            first_byte_timeout=4.0,
+            idle_timeout=3.0,
+        )
+        for name in ("alias", "m")
     )
 
 

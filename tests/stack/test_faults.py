@@ -8,6 +8,7 @@ from sage_reconcile.errors import Fault, StackError
 from sage_reconcile.stack.load import load
 
 MARK = "▸"
+ROUTING = "engines[0].routing"
 ENVIRON = {"HF_TOKEN": "secret", "MODEL": "org/model", "PORT": "8901", "WORD": "abc"}
 
 
@@ -120,6 +121,9 @@ CASES = [
     ("memory-zero", engine("gpu_memory: ▸0"), "engines[0].gpu_memory", "more than 0", ""),
     ("duration", engine("health: {interval: ▸5x}"), "engines[0].health.interval", "duration", "10m"),
     ("duration-sign", engine("rollout: {drain: ▸-1}"), "engines[0].rollout.drain", "cannot be -1", ""),
+    ("sharing", engine("routing: {policy: ▸random}"), f"{ROUTING}.policy", "round_robin", ""),
+    ("queue-policy", engine("routing: {queue: {policy: ▸lifo}}"), f"{ROUTING}.queue.policy", "fifo", ""),
+    ("queue-size", engine("routing: {queue: {size: ▸-1}}"), f"{ROUTING}.queue.size", "at least 0", ""),
     ("health-path", engine("health: {path: ▸x}"), "engines[0].health.path", "start with /", "/x"),
     ("missing-model", engines("name: a, model: ▸/no/such"), "engines[0].model", "not exist", "--portable"),
     ("missing-variable", engine("label: ▸'${env:NOPE}'"), "engines[0].label", "NOPE is not set", "export"),

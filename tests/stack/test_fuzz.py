@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sage_reconcile.errors import StackError
 from sage_reconcile.stack.load import from_document, load
 from sage_reconcile.stack.resolve import resolve
-from sage_reconcile.stack.schema import Engine, Health, Stack
+from sage_reconcile.stack.schema import Engine, Stack
+from sage_reconcile.stack.sections import Health
 from tests.stack.test_load import PRODUCTION, SHAPES
 
 SCALARS = st.one_of(

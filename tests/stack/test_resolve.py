@@ -1,6 +1,6 @@
 """Resolving: devices, sleep, names; and the fingerprint, which only what a process is made of may change."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
+from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec, RouteSpec
 from sage_reconcile.stack.load import from_document
 from sage_reconcile.stack.resolve import resolve
 
@@ -45,6 +45,23 @@ DEVICES = [
 @pytest.mark.parametrize(("given", "device"), DEVICES)
 def test_device(given: dict[str, Any], device: Device) -> None:
     assert engine_of(**given).launch.device is device
+
+
+def test_how_requests_are_shared_and_wait() -> None:
+    route = engine_of(
+        routing={
+            "policy": "session_affinity",
+            "queue": {"policy": "slo_aware", "size": 0, "timeout": "2m"},
+            "first_byte_timeout": "90s",
+            "idle_timeout": 15,
+        }
+    ).route
+    assert (route.policy, route.queue_policy, route.queue_size) == ("session_affinity", "slo_aware", 0)
+    assert (route.queue_timeout, route.first_byte_timeout, route.idle_timeout) == (120.0, 90.0, 15.0)
+
+
+def test_a_route_is_what_the_gateway_takes_where_nothing_is_said() -> None:
+    assert replace(engine_of().route, names=()) == RouteSpec(())
 
 
 MEMORY = [
@@ -129,7 +146,15 @@ NOT_LAUNCH = st.fixed_dictionaries(
         "max_concurrent": st.integers(1, 999),
         "port": st.integers(1024, 60000),
         "replicas": st.integers(1, 9),
-        "routing": st.fixed_dictionaries({"weight": st.integers(1, 9)}),
+        "routing": st.fixed_dictionaries(
+            {
+                "weight": st.integers(1, 9),
+                "policy": st.sampled_from(["round_robin", "prefix_affinity"]),
+                "queue": st.fixed_dictionaries({"policy": st.just("priority"), "size": st.integers(0, 9)}),
+                "first_byte_timeout": SECONDS,
+                "idle_timeout": SECONDS,
+            }
+        ),
         "health": st.fixed_dictionaries(
             {"interval": SECONDS, "probe": st.sampled_from(["generate", "http"])}
         ),
