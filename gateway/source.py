@@ -7,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from gateway import line, pick
 from sage_reconcile.model.routing import RoutingTable
 
 SUPPORTED_VERSION = 1
-POLICIES = frozenset({"least_inflight", "round_robin", "prefix_affinity", "session_affinity"})
-QUEUE_POLICIES = frozenset({"fifo", "priority", "slo_aware", "cost_optimized", "adaptive", "hybrid"})
 
 
 class TableSource:
@@ -60,8 +59,8 @@ def _decode(data: bytes) -> RoutingTable:
         raise ValueError(f"version {table.version} is not known to this gateway; upgrade and restart it")
     known = {backend.id for backend in table.backends}
     for route in table.routes:
-        for policy, known_ones in ((route.policy, POLICIES), (route.queue_policy, QUEUE_POLICIES)):
-            if policy not in known_ones:
+        for policy, possible in ((route.policy, pick.POLICIES), (route.queue_policy, line.POLICIES)):
+            if policy not in possible:
                 raise ValueError(f"route '{route.name}' asks for policy '{policy}', which is not known here")
         missing = sorted(set(route.backends) - known)
         if missing:

@@ -5,8 +5,9 @@ from typing import get_args
 
 import pytest
 
+from gateway import line, pick
 from gateway.references import resolve
-from gateway.source import POLICIES, QUEUE_POLICIES, TableSource
+from gateway.source import TableSource
 from sage_reconcile.model import codec
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.stack.sections import Queue, Routing
@@ -61,8 +62,8 @@ def test_the_last_good_table_stays(tmp_path: Path, bad: bytes, words: str) -> No
 
 
 def test_the_gateway_knows_every_policy_of_a_stack_file() -> None:
-    assert frozenset(get_args(Routing.model_fields["policy"].annotation)) == POLICIES
-    assert frozenset(get_args(Queue.model_fields["policy"].annotation)) == QUEUE_POLICIES
+    assert frozenset(get_args(Routing.model_fields["policy"].annotation)) == pick.POLICIES
+    assert frozenset(get_args(Queue.model_fields["policy"].annotation)) == line.POLICIES
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
