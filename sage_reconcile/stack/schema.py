@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import AliasChoices, Field, StrictStr
 
 from sage_reconcile.stack.fields import (
     Args,
@@ -21,22 +21,11 @@ from sage_reconcile.stack.fields import (
     Url,
     Words,
 )
+from sage_reconcile.stack.gateway import Gateway
+from sage_reconcile.stack.section import Section
 
 RuntimeKind = Literal["vllm", "transformers", "sentence-transformers", "command", "external"]
 BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transformers", "command", "external")
-
-
-class Section(BaseModel):
-    """A map of the stack file. A key without a value is a key not given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
 
 
 class Health(Section):
@@ -131,22 +120,6 @@ class Runtime(Section):
     args: Annotated[Args, Field(description="Flags of engines on this runtime; the engine's win.")] = {}
     command: Annotated[
         Words, Field(description="The command line of `kind: command`; an engine's own command wins.")
-    ] = ()
-
-
-class Gateway(Section):
-    """Where `sage gateway start --stack` listens."""
-
-    host: Annotated[
-        Text, Field(description="Address to listen on; other than loopback needs `api_keys`.")
-    ] = "127.0.0.1"
-    port: Annotated[Port, Field(description="Port to listen on.")] = 8000
-    workers: Annotated[Int, Field(ge=1, le=256, description="Processes that share the port.")] = 1
-    api_keys: Annotated[
-        tuple[Secret, ...],
-        Field(
-            description="References to the keys that clients must send. Default: the keys of SAGE_API_KEYS."
-        ),
     ] = ()
 
 
