@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import settings
-from gateway.auth import check_listen, load_keys
+from gateway.auth import check_listen
+from gateway.keys import load_keys
 from sage_reconcile.errors import ReconcileError
 
 # Shorter than the grace that `sage gateway stop` gives before it kills.
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     options = settings.parse(arguments)
     try:
         environ = settings.to_environ(options, os.environ)
-        check_listen(options.host, load_keys(os.environ, options.api_key_file))
+        check_listen(options.host, load_keys(os.environ, options.api_key_file, options.workers))
     except ReconcileError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

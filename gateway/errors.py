@@ -4,8 +4,10 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from litestar.types import Send
+if TYPE_CHECKING:
+    from litestar.types import Send
 
 NAMES_SHOWN = 40
 
@@ -35,7 +37,7 @@ class RequestError(Exception):
     def body(self) -> bytes:
         return json.dumps(self.payload(), ensure_ascii=False).encode()
 
-    async def send_to(self, send: Send) -> None:
+    async def send_to(self, send: "Send") -> None:
         """Answers with this error; the response must not have begun."""
         body = self.body()
         headers = [
@@ -47,7 +49,12 @@ class RequestError(Exception):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-_KINDS = {401: "authentication_error", 503: "service_unavailable_error"}
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
 
 
 def unknown_model(model: str, known: Iterable[str]) -> RequestError:

@@ -11,6 +11,8 @@ from sage_reconcile.errors import PermanentError
 # Set to the SAGE_HOME served: by this mark of its environment a gateway process is found.
 MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
+# Origins whose pages may use the gateway from a browser, commas between them.
+CORS_ORIGINS = "SAGE_GATEWAY_CORS"
 MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
@@ -18,17 +20,22 @@ LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker needs to know. `body_limit` in bytes; `key_file` is a path or ""."""
+    """What a worker needs to know. `body_limit` in bytes; `key_file` is a path or "".
+
+    `cors_origins` are origins as browsers send them, or "*" alone; empty: no page of another origin.
+    """
 
     home: Path
     key_file: str = ""
     body_limit: int = DEFAULT_MAX_BODY_MIB << 20
+    cors_origins: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         home = environ.get(MARK) or environ.get("SAGE_HOME") or "~/.sage"
         limit = int(environ.get(MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
-        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit)
+        origins = tuple(filter(None, map(str.strip, environ.get(CORS_ORIGINS, "").split(","))))
+        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit, origins)
 
 
 def parser() -> argparse.ArgumentParser:

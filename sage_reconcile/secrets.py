@@ -1,9 +1,17 @@
-"""Secrets: `${env:NAME}` and `${file:PATH}` in a value, resolved where it is used and stored nowhere."""
+"""Secrets: `${env:NAME}` and `${file:PATH}` in a value, resolved where it is used and stored nowhere.
 
+And API keys: how one is made, and the digest that is kept in its place.
+"""
+
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from secrets import token_urlsafe
 
+KEY_BYTES = 32
+DIGEST_MARK = "sha256:"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _TOKEN = re.compile(r"\$\$\{|\$\{(env|file):([^}]+)\}")
 
 
@@ -25,6 +33,30 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
 def refers(text: str) -> bool:
     """Whether a value of somewhere else is part of `text`."""
     return any(match.group(1) for match in _TOKEN.finditer(text))
+
+
+def variables(text: str) -> set[str]:
+    """The environment variables that `text` refers to."""
+    return {match.group(2) for match in _TOKEN.finditer(text) if match.group(1) == "env"}
+
+
+def new_key() -> str:
+    """A new API key: 256 bits that nobody can guess."""
+    return f"sk-sage-{token_urlsafe(KEY_BYTES)}"
+
+
+def key_digest(text: str) -> str:
+    """The SHA-256 of an API key as 64 hex digits; of `sha256:HEX`, which stands for a key, that HEX.
+
+    Plain SHA-256 is enough for keys that are random: there is no list of them to try. Raises ValueError
+    without the text for what is no digest after `sha256:`.
+    """
+    if not text.startswith(DIGEST_MARK):
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = text.removeprefix(DIGEST_MARK).strip().lower()
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"after {DIGEST_MARK} 64 hex digits are wanted")
+    return digest
 
 
 def _from_environ(name: str, environ: Mapping[str, str]) -> str:

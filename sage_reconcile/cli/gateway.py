@@ -180,6 +180,33 @@ def logs(
     return 0
 
 
+@app.command
+def key(
+    *,
+    name: Annotated[str, cyclopts.Parameter(help="What replies, metrics and logs call it.")] = "team-a",
+) -> int:
+    """Make a new API key, and show it this once with its entry for `gateway.keys` of a stack file.
+
+    The entry holds only the key's SHA-256; nothing is stored anywhere.
+
+    Example: sage gateway key --name team-a
+    """
+    from sage_reconcile import secrets
+    from sage_reconcile.errors import PermanentError
+    from sage_reconcile.stack.fields import is_name
+
+    if not is_name(name):
+        raise PermanentError(f"{name!r} cannot be the name of a key: write a-z, 0-9, dot, underscore, hyphen")
+    made = secrets.new_key()
+    print(made)
+    print()
+    print("This is the only time that the key is shown. Its entry in the stack file, under gateway.keys:")
+    print()
+    print(f"  - name: {name}")
+    print(f'    sha256: "{secrets.key_digest(made)}"')
+    return 0
+
+
 def _absolute(path: Path | None) -> str | None:
     return str(path.expanduser().absolute()) if path is not None else None
 

@@ -7,10 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
-from gateway.auth import check_listen, load_keys
+from gateway import settings
+from gateway.auth import check_listen
+from gateway.keys import load_keys
+from gateway.keysource import ADMIN_API_KEYS, API_KEYS
 from sage_reconcile.errors import BlockedError, PermanentError
 from sage_reconcile.gatewayd.foreground import run_both
 from sage_reconcile.gatewayd.options import (
@@ -23,7 +27,9 @@ from sage_reconcile.gatewayd.options import (
     worker_records,
 )
 from sage_reconcile.gatewayd.processes import (
+    WATCH_LOG,
     GatewayProcess,
+    WatcherProcess,
     environ_of_pid,
     find,
     find_watcher,
@@ -32,7 +38,7 @@ from sage_reconcile.gatewayd.processes import (
     watchers,
 )
 from sage_reconcile.gatewayd.reach import check_port, health_pid
-from sage_reconcile.gatewayd.settle import API_KEYS, HOST, PORT, Start, settle_again
+from sage_reconcile.gatewayd.settle import HOST, PORT, Start, is_same_access, settle_again
 from sage_reconcile.gatewayd.spawn import (
     how_it_ended,
     last_lines,
@@ -47,6 +53,8 @@ START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 30.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.05
+# What a gateway was started with is told by its own environment and by no other.
+OF_START = (ADMIN_API_KEYS, API_KEYS, HOST, PORT, WATCH_LOG)
 
 
 def start(home: Home, options: GatewayOptions, environ: Mapping[str, str] | None = None) -> GatewayProcess:
@@ -122,10 +130,8 @@ def restart(home: Home) -> GatewayProcess:
     if options is None:
         raise BlockedError("no gateway runs and none was started before: use `sage gateway start`")
     stack = watcher.file if watcher else options.stack
-    # API keys and secrets that came by the environment are in no file. What the caller sets anew goes first.
-    source = running or watcher
-    before = environ_of_pid(source.pid) if source else {}
-    environ = {**before, **os.environ}
+    # What the caller sets anew goes first.
+    environ = {**_environ_before(running, watcher), **os.environ}
     wanted = settle_again(options, stack, environ) if stack else Start(options, environ, environ)
     stop(home)
     return start_all(home, wanted)
@@ -139,11 +145,22 @@ def is_outdated(running: GatewayProcess, stack: str) -> bool:
     environ = environ_of_pid(running.pid)
     if not environ:
         return False
-    # References that the gateway's environment lacks, as it was started before the file named them.
-    ours = {name: value for name, value in os.environ.items() if name not in (API_KEYS, HOST, PORT)}
-    wanted = settle_again(running.options, stack, {**ours, **environ})
-    has_same_keys = wanted.environ.get(API_KEYS) == environ.get(API_KEYS)
-    return replace(wanted.options, stack=running.options.stack) != running.options or not has_same_keys
+    watcher = find_watcher(Home(Path(environ[settings.MARK])))
+    # References that neither environment has, as they were started before the file named them.
+    ours = {name: value for name, value in os.environ.items() if name not in OF_START}
+    wanted = settle_again(running.options, stack, {**ours, **_environ_before(running, watcher)})
+    has_other_options = replace(wanted.options, stack=running.options.stack) != running.options
+    return has_other_options or not is_same_access(wanted.environ, environ)
+
+
+def _environ_before(running: GatewayProcess | None, watcher: WatcherProcess | None) -> dict[str, str]:
+    """The environment that both were started with: secrets that came by it are in no file, and what the keys
+    of the stack file were read from only the watcher has.
+    """
+    gateway = environ_of_pid(running.pid) if running else {}
+    beside = environ_of_pid(watcher.pid) if watcher else {}
+    left_out = OF_START if running else ()
+    return {name: value for name, value in beside.items() if name not in left_out} | gateway
 
 
 def _end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> None:
@@ -181,7 +198,7 @@ def _prepare(home: Home, options: GatewayOptions, environ: Mapping[str, str]) ->
     running = find(home)
     if running is not None:
         raise BlockedError(f"the gateway already runs: pid {running.pid}, {running.options.address}")
-    check_listen(options.host, load_keys(environ, options.api_key_file))
+    check_listen(options.host, load_keys(environ, options.api_key_file, options.workers))
     check_port(options)
     home.ensure()
     record_options(home, options)

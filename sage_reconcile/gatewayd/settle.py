@@ -3,29 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sage_reconcile import secrets
+from gateway.keysource import API_KEYS, STACK_KEYS
+from gateway.settings import CORS_ORIGINS
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.gatewayd.options import GatewayOptions
 
-if TYPE_CHECKING:
-    from sage_reconcile.stack.schema import Gateway
-
-API_KEYS = "SAGE_API_KEYS"
 HOST = "SAGE_GATEWAY_HOST"
 PORT = "SAGE_GATEWAY_PORT"
-# Of the gateway's environment, "1" when its SAGE_API_KEYS were made from the stack file.
-KEYS_OF_STACK = "SAGE_GATEWAY_KEYS_OF_STACK"
 FROM_FILE = ("host", "port", "workers")
+# Variables of the gateway that a stack file alone decides, where there is one.
+OF_STACK = (STACK_KEYS, CORS_ORIGINS)
 PORTS = range(1, 65536)
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A start that is decided. `environ` holds the resolved keys: it goes to the process and nowhere else.
+    """A start that is decided. `environ` is the gateway's: of the keys of a stack file it holds the digests.
 
-    `stack_name` is "" without a stack file; `watch_environ` is what the watcher gets, without those keys.
+    `stack_name` is "" without a stack file; `watch_environ` is what the watcher gets, which reads that file
+    and so needs what it refers to.
     """
 
     options: GatewayOptions
@@ -40,31 +38,37 @@ def settle(asked: Mapping[str, str | int], stack: str, environ: Mapping[str, str
     Raises StackError with every fault of the stack file, PermanentError for a key that is not to be had or a
     variable that is no port.
     """
-    base = {name: value for name, value in environ.items() if name != KEYS_OF_STACK}
-    if KEYS_OF_STACK in environ:
-        base.pop(API_KEYS, None)
+    base = {name: value for name, value in environ.items() if not stack or name not in OF_STACK}
     values: dict[str, Any] = {**_from_environ(base)}
-    added: dict[str, str] = {}
+    served: Mapping[str, str] = base
     name = ""
     if stack:
         # Not before: without a stack file nobody waits for the libraries that read one.
+        from sage_reconcile.gatewayd.stackkeys import with_keys
         from sage_reconcile.stack.load import load
 
         file = load([Path(stack)], base)
         section, name = file.model.gateway, file.name
         values |= {field: getattr(section, field) for field in FROM_FILE if field in section.model_fields_set}
-        if section.api_keys and "api_key_file" not in asked:
-            added = {API_KEYS: _keys(section, stack, base), KEYS_OF_STACK: "1"}
+        if "api_key_file" not in asked:
+            served = with_keys(base, file.model, stack)
+        if section.cors_origins:
+            served = {**served, CORS_ORIGINS: ",".join(section.cors_origins)}
     values |= asked
     if values.get("port", 1) not in PORTS:
         raise PermanentError(f"{PORT} is {base[PORT]!r}, which is no port: 1 to 65535")
     options = GatewayOptions(**values, stack=stack, given=tuple(sorted(asked)))
-    return Start(options, {**base, **added}, base, name)
+    return Start(options, served, base, name)
 
 
 def settle_again(options: GatewayOptions, stack: str, environ: Mapping[str, str]) -> Start:
     """The start that a restart makes of `options`: what was given stays, the file is read anew."""
     return settle({name: getattr(options, name) for name in options.given}, stack, environ)
+
+
+def is_same_access(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two environments of a gateway let in the same clients."""
+    return all(one.get(name) == other.get(name) for name in (API_KEYS, *OF_STACK))
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str | int]:
@@ -75,19 +79,3 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, str | int]:
     if port := environ.get(PORT, "").strip():
         found["port"] = int(port) if port.isdecimal() else -1
     return found
-
-
-def _keys(section: "Gateway", stack: str, environ: Mapping[str, str]) -> str:
-    """The keys of the file, resolved, as SAGE_API_KEYS holds them."""
-    keys = []
-    for number, reference in enumerate(section.api_keys):
-        where = f"{stack}: gateway.api_keys[{number}]"
-        try:
-            key = secrets.resolve(reference, environ)
-        except ValueError as error:
-            raise PermanentError(f"{where}: {error} where the gateway is started") from error
-        # SAGE_API_KEYS has commas between its keys: half of this one would open the gateway.
-        if "," in key or "\n" in key:
-            raise PermanentError(f"{where}: a key cannot hold a comma or a line break; list keys one by one")
-        keys.append(key)
-    return ",".join(keys)

@@ -26,6 +26,9 @@ _NAME = re.compile(NAME_PATTERN)
 _ARG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENV_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
+_DIGEST = re.compile("[0-9a-fA-F]{64}")
+# As browsers send it: in small letters, without a path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DURATION_HINT = "write 30s, 500ms, 10m, 1h30m, or a number of seconds"
 _SIZE_HINT = "write 20GiB, 500MiB or 8GB, a fraction of one GPU such as 0.5, or auto"
 
@@ -49,10 +52,14 @@ def _bool(value: Any) -> bool:
     return value
 
 
+def is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"a name must be text, is {describe(value)}", "put it in quotes")
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise wrong(
             f'"{value}" cannot be a name',
             "at most 63 of a-z, 0-9, dot, underscore and hyphen; the first a letter or digit",
@@ -185,6 +192,27 @@ def _secret(value: Any) -> str:
     return str(value)
 
 
+def _digest(value: Any) -> str:
+    hint = "`sage gateway key` makes a key and tells its digest"
+    if not isinstance(value, str):
+        raise wrong(f"64 hex digits in quotes are wanted, this is {describe(value)}", hint)
+    if not _DIGEST.fullmatch(value):
+        # Not shown: a key that was put here by mistake would be.
+        raise wrong("64 hex digits are wanted, the SHA-256 of the key", hint)
+    return value.lower()
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise wrong(
+                f'"{origin}" is not an origin', "write https://HOST or https://HOST:PORT, no path; or *"
+            )
+    if "*" in value and len(value) > 1:
+        raise wrong("* stands for every origin and stands alone", 'write ["*"], or list origins')
+    return value
+
+
 _ITEM = {"type": ["string", "number"]}
 _DURATION_SCHEMA = {
     "anyOf": [
@@ -227,6 +255,8 @@ GpuMemory = Annotated[str | int | float, PlainValidator(_gpu_memory), WithJsonSc
 Gpus = Annotated[str | int | tuple[int | str, ...], PlainValidator(_gpus), WithJsonSchema(_GPUS_SCHEMA)]
 Url = Annotated[str, PlainValidator(_url), _text_schema("^https?://")]
 Secret = Annotated[str, PlainValidator(_secret), WithJsonSchema(_SECRET_SCHEMA)]
+Digest = Annotated[str, PlainValidator(_digest), _text_schema("^[0-9a-fA-F]{64}$")]
+Origins = Annotated[tuple[Text, ...], AfterValidator(_origins)]
 Word = Annotated[str, PlainValidator(_word), WithJsonSchema(_WORD_SCHEMA)]
 Words = tuple[Word, ...]
 Args = Annotated[

@@ -186,9 +186,16 @@ class _Anchor:
                 self._text(runtime, "python", lambda text: "/" in text)
                 self._references(runtime)
         gateway = document.get("gateway")
-        keys = gateway.get("api_keys") if isinstance(gateway, dict) else None
-        if isinstance(gateway, dict) and isinstance(keys, list):
-            gateway["api_keys"] = [self._reference(key) for key in keys]
+        if isinstance(gateway, dict):
+            self._gateway(gateway)
+
+    def _gateway(self, gateway: dict[str, Any]) -> None:
+        api_keys, keys = gateway.get("api_keys"), gateway.get("keys")
+        if isinstance(api_keys, list):
+            gateway["api_keys"] = [self._reference(key) for key in api_keys]
+        for key in keys if isinstance(keys, list) else ():
+            if isinstance(key, dict) and "key" in key:
+                key["key"] = self._reference(key["key"])
 
     def _engine(self, engine: dict[str, Any]) -> None:
         self._text(engine, "model", is_path)

@@ -1,10 +1,10 @@
-"""Checks between engines: ports, names that clients send, dependencies. Pure."""
+"""Checks between engines: ports, names that clients send, dependencies. And between keys. Pure."""
 
 from collections.abc import Iterator, Sequence
 
 from sage_reconcile.stack.check import Checked
+from sage_reconcile.stack.gateway import Gateway
 from sage_reconcile.stack.problems import Problem, did_you_mean
-from sage_reconcile.stack.schema import Gateway
 from sage_reconcile.stack.select import client_names
 
 
@@ -23,6 +23,17 @@ def check_ports(engines: Sequence[Checked], gateway: Gateway | None) -> Iterator
             yield Problem(it.at("port"), f"{which} is taken by {taken[clash]}", hint)
         for port in ports:
             taken.setdefault(port, f'the engine "{it.engine.name}"')
+
+
+def check_keys(gateway: Gateway) -> Iterator[Problem]:
+    """Names of keys that are given twice."""
+    first: dict[str, int] = {}
+    for index, key in enumerate(gateway.keys):
+        if key.name in first:
+            path = ("gateway", "keys", index, "name")
+            message = f'the key name "{key.name}" is given twice'
+            yield Problem(path, message, f"gateway.keys[{first[key.name]}] has it, too")
+        first.setdefault(key.name, index)
 
 
 def check_names(engines: Sequence[Checked]) -> Iterator[Problem]:

@@ -13,9 +13,9 @@ Generated from the schema by `python -m sage_reconcile.stack.reference`; do not 
 
 An unknown key is an error, with the nearest known key named. Durations are written `30s`, `500ms`, `10m`,
 `1h30m` or as a number of seconds; sizes `20GiB`, `500MiB` or `8GB`. `${env:NAME}` in any value is replaced
-when the file is loaded, but in `env`, `api_key` and `gateway.api_keys`, where `${env:NAME}` and
-`${file:PATH}` are references to secrets that are read only when a process is started. `$${` is a literal
-`${`. Paths are relative to the file that holds them.
+when the file is loaded, but in `env`, `api_key`, `gateway.api_keys` and the `key` of `gateway.keys`, where
+`${env:NAME}` and `${file:PATH}` are references to secrets that are read only when a process is started.
+`$${` is a literal `${`. Paths are relative to the file that holds them.
 """
 
 _SECTIONS = (
@@ -24,6 +24,7 @@ _SECTIONS = (
     ("defaults", "Defaults", "Every field of `engines[]` but `name`; see there."),
     ("runtimes.NAME", "Runtime", ""),
     ("gateway", "Gateway", ""),
+    ("gateway.keys[]", "GatewayKey", ""),
     ("health", "Health", ""),
     ("restart", "Restart", ""),
     ("rollout", "Rollout", ""),
@@ -64,6 +65,8 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     if isinstance(value, float):
         return f"`{value:g}`"
     return f"`{value}`"

@@ -10,6 +10,7 @@ from sage_reconcile.model.desired import (
     EngineState,
     GatewaySpec,
     HealthSpec,
+    KeySpec,
     Kind,
     LaunchSpec,
     LiveSpec,
@@ -22,6 +23,7 @@ from sage_reconcile.model.desired import (
     fingerprint,
 )
 from sage_reconcile.stack.file import StackFile
+from sage_reconcile.stack.gateway import Gateway
 from sage_reconcile.stack.schema import Engine, Runtime
 from sage_reconcile.stack.select import client_names, pick_runtime, wants_cpu
 
@@ -43,11 +45,29 @@ class Draft:
 def resolve(stack: StackFile) -> DesiredState:
     """The desired state of a stack; engines sorted by name, each with the fingerprint of its launch."""
     engines = (_resolve_engine(engine, stack) for engine in stack.model.engines)
-    gateway = stack.model.gateway
     return DesiredState(
         stack=stack.name,
         engines=tuple(sorted(engines, key=lambda engine: engine.name)),
-        gateway=GatewaySpec(gateway.host, gateway.port, gateway.workers, gateway.api_keys),
+        gateway=_resolve_gateway(stack.model.gateway),
+    )
+
+
+def _resolve_gateway(gateway: Gateway) -> GatewaySpec:
+    keys = (
+        KeySpec(
+            key.name,
+            key.key or "",
+            key.sha256 or "",
+            key.models,
+            key.requests_per_minute,
+            key.tokens_per_minute,
+            key.max_concurrent,
+            key.admin,
+        )
+        for key in gateway.keys
+    )
+    return GatewaySpec(
+        gateway.host, gateway.port, gateway.workers, gateway.api_keys, tuple(keys), gateway.cors_origins
     )
 
 

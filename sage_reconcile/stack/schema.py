@@ -19,7 +19,9 @@ from sage_reconcile.stack.fields import (
     Url,
     Words,
 )
-from sage_reconcile.stack.sections import Health, OnDemand, Restart, Rollout, Routing, Section
+from sage_reconcile.stack.gateway import Gateway
+from sage_reconcile.stack.section import Section
+from sage_reconcile.stack.sections import Health, OnDemand, Restart, Rollout, Routing
 
 RuntimeKind = Literal["vllm", "transformers", "sentence-transformers", "command", "external"]
 BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transformers", "command", "external")
@@ -38,22 +40,6 @@ class Runtime(Section):
     args: Annotated[Args, Field(description="Flags of engines on this runtime; the engine's win.")] = {}
     command: Annotated[
         Words, Field(description="The command line of `kind: command`; an engine's own command wins.")
-    ] = ()
-
-
-class Gateway(Section):
-    """Where `sage gateway start --stack` listens."""
-
-    host: Annotated[
-        Text, Field(description="Address to listen on; other than loopback needs `api_keys`.")
-    ] = "127.0.0.1"
-    port: Annotated[Port, Field(description="Port to listen on.")] = 8000
-    workers: Annotated[Int, Field(ge=1, le=256, description="Processes that share the port.")] = 1
-    api_keys: Annotated[
-        tuple[Secret, ...],
-        Field(
-            description="References to the keys that clients must send. Default: the keys of SAGE_API_KEYS."
-        ),
     ] = ()
 
 

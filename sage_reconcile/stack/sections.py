@@ -1,23 +1,11 @@
 """The maps inside an engine of the stack file: probes, restarts, changes, sharing."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from sage_reconcile.stack.fields import Duration, Int, PositiveDuration
-
-
-class Section(BaseModel):
-    """A map of the stack file. A key without a value is a key not given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+from sage_reconcile.stack.section import Section
 
 
 class Health(Section):

@@ -11,11 +11,11 @@ from pydantic_core import ErrorDetails
 from sage_reconcile.stack.check import Checked, check_engine
 from sage_reconcile.stack.layers import absolute, is_path
 from sage_reconcile.stack.merge import overlay
-from sage_reconcile.stack.neighbours import check_dependencies, check_names, check_ports
+from sage_reconcile.stack.neighbours import check_dependencies, check_keys, check_names, check_ports
 from sage_reconcile.stack.problems import Path, Problem, describe, did_you_mean
 from sage_reconcile.stack.references import Context, has_reference, substitute
 from sage_reconcile.stack.schema import BUILTIN_RUNTIMES, Engine, Runtime, Stack
-from sage_reconcile.stack.sections import Section
+from sage_reconcile.stack.section import Section
 from sage_reconcile.stack.select import pick_runtime
 
 S = TypeVar("S", bound=Section)
@@ -43,6 +43,7 @@ class Validator:
         has_port = isinstance(top.get("gateway"), dict) and top["gateway"].get("port") is not None
         gateway = stack.gateway if stack and has_port and "gateway" not in bad else None
         self.problems += check_ports(self._checked, gateway)
+        self.problems += check_keys(stack.gateway) if stack else ()
         self.problems += check_names(self._checked)
         self.problems += check_dependencies(self._checked, self._names())
         if self.problems or stack is None:
