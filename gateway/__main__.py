@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     # Not before: it takes longer than everything above.
     import uvicorn
 
-    from gateway.protocol import LimitedProtocol
+    from gateway.protocol import GatewayProtocol
 
     uvicorn.run(
         "gateway.app:create_app",
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         port=options.port,
         workers=options.workers,
         loop="uvloop",
-        http=LimitedProtocol,
+        http=GatewayProtocol,
         ws="none",
         log_level=options.log_level,
         log_config=_log_config(options.log_level),

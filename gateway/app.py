@@ -12,16 +12,12 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from gateway.auth import load_keys
-from gateway.engines import Engines
-from gateway.errors import RequestError
+from gateway.errors import RequestError, internal_error
 from gateway.front import Front
-from gateway.handlers import openai_handlers, own_handlers
-from gateway.live import Live
-from gateway.proxy import Proxy
-from gateway.record import WorkerRecord
+from gateway.handlers import engine_handlers, own_handlers
+from gateway.keys import load_keys
+from gateway.lane import Lane
 from gateway.settings import Settings
-from gateway.source import TableSource
 from sage_reconcile.version import __version__
 
 logger = logging.getLogger("gateway")
@@ -34,28 +30,22 @@ def create_app() -> Front:
 
 def build(settings: Settings) -> Front:
     """The application for given settings. Raises PermanentError if the API keys cannot be read."""
-    keys = load_keys(os.environ, settings.key_file)
-    record = WorkerRecord(settings.home / "run" / "gateway")
-    live = Live(TableSource(settings.home / "routing" / "routing.json"), record)
-    engines = Engines()
+    lane = Lane(settings, load_keys(os.environ, settings.key_file, settings.workers))
 
     @asynccontextmanager
     async def life(_: Litestar) -> AsyncIterator[None]:
-        # The record comes before the table: whoever drains sees a worker that has not loaded its table yet.
-        record.write("", {})
-        live.refresh()
-        following = asyncio.create_task(live.follow())
+        lane.open()
+        following = asyncio.create_task(lane.follow())
         try:
             yield
         finally:
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
-            await engines.aclose()
-            record.remove()
+            lane.close()
 
     app = Litestar(
-        route_handlers=[*openai_handlers(Proxy(live, engines, settings.body_limit)), *own_handlers(live)],
+        route_handlers=[*engine_handlers(), *own_handlers(lane)],
         lifespan=[life],
         openapi_config=OpenAPIConfig(
             title="sage gateway",
@@ -67,7 +57,7 @@ def build(settings: Settings) -> Front:
         exception_handlers={HTTPException: _known_fault, Exception: _unknown_fault},
         logging_config=None,
     )
-    return Front(app, keys)
+    return Front(app, lane)
 
 
 def _known_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
@@ -88,10 +78,7 @@ def _unknown_fault(request: Request[Any, Any, Any], error: Exception) -> Respons
         return _response(error, {})
     request_id = request.headers.get("x-request-id", "")
     logger.error("request %s failed by a defect of sage", request_id, exc_info=error)
-    message = (
-        f"sage failed at this request by a defect of its own; its log tells more (request {request_id})."
-    )
-    return _response(RequestError(500, message, "internal_error"), {})
+    return _response(internal_error(request_id), {})
 
 
 def _response(error: RequestError, headers: dict[str, str]) -> Response[Any]:

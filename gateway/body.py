@@ -1,12 +1,16 @@
-"""The one field of a request body that the gateway reads, and may replace: `model`. All other bytes stay."""
+"""What the gateway reads of a request body, and the one field that it may replace: `model`.
+
+All other bytes stay.
+"""
 
 import json
 import re
-from typing import Any, TypeVar
+import zlib
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from gateway.errors import RequestError
+from gateway.errors import RequestError, too_large
 
 Span = tuple[int, int]
 T = TypeVar("T", str, bytes)
@@ -17,20 +21,67 @@ _BOUNDARY = re.compile(rb'boundary=(?:"([^"]+)"|([^;\s]+))', re.IGNORECASE)
 _MODEL_PART = re.compile(rb'content-disposition:[^\r\n]*[;\s]name="?model"?\s*(?:;|\r|$)', re.IGNORECASE)
 
 
+# One plain `"model": "..."`; with the other conditions of `_one_plain_span`, the only one there is.
+_PLAIN_MODEL = re.compile(rb'"model"[ \t\n\r]*:[ \t\n\r]*("[^"\\]*")')
+# Bytes that one look at a compressed body may give at once.
+_UNPACK_STEP = 1 << 20
+
+
+class Asked(NamedTuple):
+    """What a request says of itself. `max_tokens` is 0 where the body names none."""
+
+    model: str
+    max_tokens: int
+
+
 class _Head(msgspec.Struct):
     model: Any = msgspec.UNSET
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
 
 
 _HEAD = msgspec.json.Decoder(_Head)
 
 
-def model_of(body: bytes, content_type: bytes) -> str:
+def read(body: bytes, content_type: bytes) -> Asked:
     """The model that the request asks for. Raises RequestError (400) where there is none."""
     if _is_multipart(content_type):
         spans = _multipart_spans(body, content_type)
-        model: object = body[slice(*spans[-1])].decode(errors="replace").strip() if spans else msgspec.UNSET
+        text = body[slice(*spans[-1])].decode(errors="replace").strip() if spans else msgspec.UNSET
+        head = _Head(text)
     else:
-        model = _json_model(body)
+        head = _json_head(body)
+    tokens = head.max_completion_tokens or head.max_tokens
+    return Asked(_checked(head.model), tokens if isinstance(tokens, int) and tokens > 0 else 0)
+
+
+def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """A body without its content-encoding (gzip or deflate), of at most `limit` bytes.
+
+    Raises RequestError: 415 for another encoding, 400 for damaged data, 413 for too much.
+    """
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        message = f"Request bodies with content-encoding {encoding.decode('latin-1')} are not taken."
+        raise RequestError(415, message, "unsupported_encoding")
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    pieces, size, rest = [], 0, body
+    try:
+        while rest and not unpack.eof:
+            piece = unpack.decompress(rest, _UNPACK_STEP)
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+            pieces.append(piece)
+            rest = unpack.unconsumed_tail
+    except zlib.error as error:
+        message = f"The request body is not valid {encoding.decode()}: {error}."
+        raise RequestError(400, message, "invalid_encoding") from error
+    if not unpack.eof:
+        raise RequestError(400, f"The {encoding.decode()} body is cut short.", "invalid_encoding")
+    return b"".join(pieces)
+
+
+def _checked(model: object) -> str:
     if model is msgspec.UNSET or model is None or model == "":
         message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
         raise RequestError(400, message, "missing_model", param="model")
@@ -46,24 +97,39 @@ def model_of(body: bytes, content_type: bytes) -> str:
 def with_model(body: bytes, content_type: bytes, name: str) -> bytes:
     """The body with every value of its (perhaps repeated) `model` field replaced by `name`.
 
-    Every one, because engines differ in which of two equal keys they believe. `body` has passed `model_of`.
+    Every one, because engines differ in which of two equal keys they believe. `body` has passed `read`.
     """
     if _is_multipart(content_type):
         return _replace(body, _multipart_spans(body, content_type), name.encode())
+    value = json.dumps(name, ensure_ascii=False)
+    if span := _one_plain_span(body):
+        return b"".join((body[: span[0]], value.encode(), body[span[1] :]))
     text = _text(body)
     try:
         spans = _json_spans(text)
     except (ValueError, RecursionError) as error:
-        # The quick parser of `model_of` skips what it does not need, and accepts a little more.
+        # The quick parser of `read` skips what it does not need, and accepts a little more.
         raise _not_json(error) from error
-    return _replace(text, spans, json.dumps(name, ensure_ascii=False)).encode()
+    return _replace(text, spans, value).encode()
 
 
-def _json_model(body: bytes) -> object:
+def _one_plain_span(body: bytes) -> Span | None:
+    """Where the value of `model` lies, found by its bytes alone, or None if it takes a parser.
+
+    `body` is a JSON object with that key at its top level (it has passed `read`). If the bytes `"model"`
+    occur once, and no key or text is written with the escapes that could spell the same, they are that key.
+    """
+    if body.count(b'"model"') != 1 or b"\\u006" in body:
+        return None
+    found = _PLAIN_MODEL.search(body)
+    return found.span(1) if found else None
+
+
+def _json_head(body: bytes) -> _Head:
     text = _text(body)
     if not _may_hold_huge_number(body):
         try:
-            return _HEAD.decode(body).model
+            return _HEAD.decode(body)
         except (msgspec.DecodeError, RecursionError):
             pass
     # Python's own parser takes a little more (NaN, lone surrogates), as the engines do: let them decide.
@@ -74,7 +140,9 @@ def _json_model(body: bytes) -> object:
     if not isinstance(plain, dict):
         message = f"The request body must be a JSON object, not {type(plain).__name__}."
         raise RequestError(400, message, "invalid_json")
-    return plain.get("model", msgspec.UNSET)
+    return _Head(
+        plain.get("model", msgspec.UNSET), plain.get("max_tokens"), plain.get("max_completion_tokens")
+    )
 
 
 def _text(body: bytes) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from litestar.types import Send
 
+from gateway.settings import MAX_BODY_MIB
+
 NAMES_SHOWN = 40
 
 
@@ -66,6 +68,50 @@ def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     listed = ", ".join(names[:NAMES_SHOWN]) + more if names else "none"
     message = f"The model '{model}' is not served here.{guess} Models served: {listed}."
     return RequestError(404, message, "model_not_found", param="model")
+
+
+def too_large(limit: int) -> RequestError:
+    """413 for a body of more than `limit` bytes."""
+    message = (
+        f"The request body is larger than {limit >> 20} MiB: send less, or start the gateway with a higher "
+        f"{MAX_BODY_MIB} in its environment."
+    )
+    return RequestError(413, message, "body_too_large")
+
+
+def line_full(model: str, size: int) -> RequestError:
+    """429: as many wait already as may."""
+    message = (
+        f"Every engine of '{model}' is busy and {size} requests wait already. Try again later; "
+        "`max_concurrent` and `routing.queue.size` of the stack file set how many are taken."
+    )
+    return RequestError(429, message, "queue_full", param="model", retry_after="1")
+
+
+def waited_too_long(model: str, timeout: float) -> RequestError:
+    """429 after `timeout` seconds in the line."""
+    message = f"Every engine of '{model}' was busy for {timeout:g} s. Try again later."
+    return RequestError(429, message, "queue_timeout", param="model", retry_after="5")
+
+
+def hopeless_deadline(model: str) -> RequestError:
+    """429: the request's own deadline passed before an engine had time for it."""
+    message = f"No engine of '{model}' had time before the deadline that X-SLO-Deadline-Ms names."
+    return RequestError(429, message, "deadline_passed", param="model", retry_after="1")
+
+
+def engine_timeout(model: str, reason: str) -> RequestError:
+    """504: engines were given up."""
+    message = f"No engine of '{model}' answered in time ({reason}). `sage status` shows its engines."
+    return RequestError(504, message, "engine_timeout", param="model")
+
+
+def internal_error(request_id: str) -> RequestError:
+    """500 for a defect of sage: its details belong into the log, not into the reply."""
+    message = (
+        f"sage failed at this request by a defect of its own; its log tells more (request {request_id})."
+    )
+    return RequestError(500, message, "internal_error")
 
 
 def no_backend(model: str, held: float, reason: str) -> RequestError:

@@ -1,43 +1,45 @@
-"""What every request meets first: its id, the API keys, a look at its path, and the mark of who answered."""
+"""What requests that are not for engines meet first: their id, the keys, a look at the path, who answers."""
 
 from typing import cast
 
 from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import headers as passing
-from gateway.auth import OPEN_PATHS, Keys
+from gateway import heads
 from gateway.errors import RequestError
+from gateway.keys import refusal
+from gateway.lane import Lane
 from gateway.paths import is_ambiguous
 
 
 class Front:
-    """Wraps an ASGI application: unlike a middleware of it, also around paths that it does not know."""
+    """Wraps an ASGI application: unlike a middleware of it, also around paths that it does not know.
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    Whoever serves it finds the data plane in the state of the lifespan, under "lane".
+    """
+
+    def __init__(self, app: ASGIApp, lane: Lane) -> None:
         self._app = app
-        self._keys = keys
+        self._lane = lane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
+            scope.get("state", {})["lane"] = self._lane
             await self._app(scope, receive, send)
             return
         headers = list(scope["headers"])
-        request_id = passing.request_id(headers)
+        given = heads.get(headers, b"x-request-id")
+        request_id = given if heads.is_request_id(given) else heads.new_request_id()
         kept = [(name, value) for name, value in headers if name != b"x-request-id"]
         scope["headers"] = [*kept, (b"x-request-id", request_id)]
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 reply = list(message["headers"])
-                if not passing.get(reply, b"x-sage-src"):
-                    reply.append((b"x-sage-src", b"sage"))
-                message["headers"] = [*reply, (b"x-request-id", request_id)]
+                message["headers"] = [*reply, (b"x-sage-src", b"sage"), (b"x-request-id", request_id)]
             await send(message)
 
-        if self._is_refused(scope["path"], headers):
-            message = "This gateway needs an API key: send the header 'Authorization: Bearer KEY'."
-            error = RequestError(401, message, "invalid_api_key", www_authenticate="Bearer")
+        if error := self._refusal(scope["path"], headers):
             await error.send_to(stamped)
             return
         if is_ambiguous(scope.get("raw_path") or scope["path"].encode()):
@@ -52,8 +54,11 @@ class Front:
             scope = cast(Scope, {**scope, "method": HttpMethod.GET.value})
         await self._app(scope, receive, stamped)
 
-    def _is_refused(self, path: str, headers: passing.Headers) -> bool:
-        if not self._keys or path in OPEN_PATHS:
-            return False
-        authorization = passing.get(headers, b"authorization")
-        return not self._keys.allow(authorization, passing.get(headers, b"x-api-key"))
+    def _refusal(self, path: str, headers: heads.Headers) -> RequestError | None:
+        keys = self._lane.keys
+        key = (
+            keys.find(heads.get(headers, b"authorization"), heads.get(headers, b"x-api-key"))
+            if keys
+            else None
+        )
+        return refusal(keys, path, key)

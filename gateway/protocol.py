@@ -1,109 +1,254 @@
-"""How a client's connection is read: uvicorn's way, with limits to what may come before a body."""
+"""How a client's connection is read: uvicorn's way, and beside it the lane of requests to engines.
+
+A request to an engine never becomes an ASGI request: it is an Exchange, which answers by itself. All others
+go on to uvicorn and the application. Both keep the order of requests on a connection, for an Exchange stands
+where uvicorn has the cycle of a request.
+"""
 
 import asyncio
-import http
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway import heads
 from gateway.errors import RequestError
+from gateway.exchange import Exchange
+from gateway.paths import engine_target
+
+if TYPE_CHECKING:
+    from gateway.lane import Lane
 
 # As much as common servers take; a long prompt is a body, never a header.
 MAX_HEAD_BYTES = 64 << 10
+# What is read and thrown away of a request that was refused before it was complete.
+MAX_DISCARDED_BYTES = 64 << 20
+# How long a kept connection may still begin a request when the server ends.
+LAST_REQUEST_S = 2.0
 
 
 class HeadTooLargeError(Exception):
     """Request line and headers are larger than MAX_HEAD_BYTES."""
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """Refuses a head that is too large (431) before it is all in memory, or not complete in time (408)."""
+class GatewayProtocol(HttpToolsProtocol):
+    """Refuses a head that is too large (431) before it is all in memory, and a request that stands still
+    before it is complete (408)."""
 
     # Generous for a slow line, short for a connection that somebody holds to no end.
-    head_timeout_s = 60.0
+    read_timeout_s = 60.0
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._head_bytes = 0
+        # Of uvicorn; an exchange has all that it asks of a cycle.
+        self.cycle: Any
+        self.pipeline: deque[tuple[Any, Any]]
+        self.lane: Lane = self.app_state["lane"]
+        self.is_continue_awaited = False
+        self._exchange: Exchange | None = None
+        self._is_ending = False
         # What the parser took and has not handed on: the one thing that grows while a header has no end.
         self._kept_bytes = 0
-        self._is_in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_bytes = 0
+        self._body_bytes_before = -1
+        self._is_in_request = True
+        self._read_timer: asyncio.TimerHandle | None = None
+
+    # Of the connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+        self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
+        self._stop_read_timer()
+        exchanges = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        if self._exchange is not None:
+            exchanges.append(self._exchange)
+        for exchange in exchanges:
+            if isinstance(exchange, Exchange):
+                exchange.client_left()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._kept_bytes += len(data)
-        super().data_received(data)
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self.transport.is_closing():
             return
         if self._kept_bytes > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
-        elif self._is_in_head and self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+        elif self._is_in_request and self._read_timer is None:
+            self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def shutdown(self) -> None:
+        """The server ends: what is in flight is answered, and what an idle client may just be sending, too."""
+        self._is_ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self._close_soon()
+
+    # Of the parser.
 
     def on_message_begin(self) -> None:
-        self._head_bytes = self._kept_bytes = 0
-        self._is_in_head = True
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
+        self._is_in_request = True
+        self._body_bytes, self._body_bytes_before = 0, -1
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._kept_bytes > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+            raise HeadTooLargeError
         self._kept_bytes = 0
-        self._is_in_head = False
-        self._stop_head_timer()
-        super().on_headers_complete()
+        self.is_continue_awaited = self.expect_100_continue
+        found = engine_target(self.url) if self.parser.get_method() == b"POST" else None
+        if found is None:
+            self._to_application()
+            return
+        exchange = Exchange(self, *found, self.headers)
+        exchange.knows_chunks = self.parser.get_http_version() == "1.1"
+        exchange.keep_alive = (
+            exchange.knows_chunks and self.parser.should_keep_alive() and not self._is_ending
+        )
+        before, self.cycle = self.cycle, exchange
+        if before is None or before.response_complete:
+            self._take_turn(exchange)
+        else:
+            # As uvicorn does with requests that came before the one in front of them was answered.
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._kept_bytes = 0
-        super().on_body(body)
+        self._body_bytes += len(body)
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.add_body(body)
+        elif self._body_bytes > MAX_DISCARDED_BYTES:
+            self.transport.close()
+
+    def on_message_complete(self) -> None:
+        self._is_in_request = False
+        if self._read_timer is not None:
+            self._stop_read_timer()
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.complete()
+        elif self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            # It had been refused at its head: only now the connection is idle.
+            self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Called when the parser gave up, also because of what a callback above raised."""
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._kept_bytes > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
         else:
             self._refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLargeError
+    # Of the exchange.
 
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        message = f"The request's headers were not complete within {self.head_timeout_s:g} s."
-        self._refuse(RequestError(408, message, "headers_too_late"))
+    def send_continue(self) -> None:
+        """Asks for the body, where the client waits to be asked."""
+        if self.is_continue_awaited:
+            self.is_continue_awaited = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def exchange_is_over(self, exchange: Exchange) -> None:
+        """The reply is written. Reads the next request, or ends the connection."""
+        self._exchange = None
+        if exchange.keep_alive:
+            self.on_response_complete()
+            if self._is_ending and not self.pipeline:
+                self._close_soon()
+        else:
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, Exchange):
+            self._take_turn(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _take_turn(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        exchange.take_turn()
+
+    def _to_application(self) -> None:
+        url, headers, is_awaited = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, is_awaited
+        self.headers = self.scope["headers"] = headers
+        super().on_headers_complete()
+        if self._is_ending:
+            self.cycle.keep_alive = False
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """No protocol is switched to: the request was taken as it is, and what follows is read as ever."""
+        self.parser = httptools.HttpRequestParser(self)
+        if rest:
+            self.data_received(rest)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _look_for_progress(self) -> None:
+        self._read_timer = None
+        if self._body_bytes != self._body_bytes_before and self._body_bytes:
+            self._body_bytes_before = self._body_bytes
+            self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
+            return
+        message = f"The request was not complete, and nothing of it came for {self.read_timeout_s:g} s."
+        self._refuse(RequestError(408, message, "request_too_slow"))
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _close_soon(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(LAST_REQUEST_S, self.timeout_keep_alive_handler)
 
     def _refuse(self, error: RequestError) -> None:
         """Answers, unless another answer is on its way on this connection, and ends the connection."""
-        self._stop_head_timer()
-        if self.cycle is None or self.cycle.response_complete:
+        self._stop_read_timer()
+        cycle = self.cycle
+        if isinstance(cycle, Exchange) and self._exchange is cycle and not cycle.response_complete:
+            cycle.keep_alive = False
+            cycle.refuse(error)
+        elif cycle is None or cycle.response_complete:
             body = error.body()
-            head = (
-                f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-                "x-sage-src: sage\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            added = b"x-sage-src: sage\r\nconnection: close\r\n"
+            self.transport.write(heads.of_error(error.status, (), body, added) + body)
         self.transport.close()
 
 

@@ -29,6 +29,7 @@ class Settings:
     key_file: str = ""
     body_limit: int = DEFAULT_MAX_BODY_MIB << 20
     cors_origins: tuple[str, ...] = ()
+    workers: int = 1
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

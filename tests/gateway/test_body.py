@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import model_of, with_model
+from gateway.body import read, with_model
 from gateway.errors import RequestError
 
 JSON = b"application/json"
@@ -45,7 +45,7 @@ def form(*parts: tuple[str, bytes]) -> bytes:
     ],
 )
 def test_only_the_value_changes(body: bytes, expected: bytes | None) -> None:
-    assert model_of(body, JSON) == "a"
+    assert read(body, JSON).model == "a"
     assert with_model(body, JSON, "new") == (expected or body.replace(b'"a"', b'"new"'))
 
 
@@ -54,7 +54,7 @@ def test_the_rest_is_kept(rest: dict[str, object], old: str, new: str) -> None:
     request = {**rest, "model": old, "last": rest}
     body = json.dumps(request).encode()
     replaced = with_model(body, JSON, new)
-    assert model_of(body, JSON) == old
+    assert read(body, JSON).model == old
     assert json.loads(replaced) == {**request, "model": new}
     again = with_model(replaced, JSON, old)
     assert with_model(again, JSON, new) == replaced
@@ -81,14 +81,14 @@ def test_the_rest_is_kept(rest: dict[str, object], old: str, new: str) -> None:
 )
 def test_faults_are_named(body: bytes, code: str, words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
-        model_of(body, JSON)
+        read(body, JSON)
     assert (caught.value.status, caught.value.code) == (400, code)
 
 
 def test_model_of_a_form() -> None:
     parts = ('name="file"; filename="model"', b'\x00\xff name="model"\r\n\r\nno'), ('name="model"', b"a")
     body = form(*parts)
-    assert model_of(body, FORM) == "a"
+    assert read(body, FORM).model == "a"
     assert with_model(body, FORM, "whisper") == form(parts[0], ('name="model"', b"whisper"))
 
 
@@ -102,7 +102,7 @@ def test_model_of_a_form() -> None:
 )
 def test_faults_of_a_form(body: bytes, content_type: bytes, code: str) -> None:
     with pytest.raises(RequestError) as caught:
-        model_of(body, content_type)
+        read(body, content_type)
     assert (caught.value.status, caught.value.code) == (400, code)
 
 
@@ -113,12 +113,12 @@ def test_many_models_and_many_parts_take_no_time_squared() -> None:
         == b"{" + names.replace(b'"a"', b'"new"') + b'"x":1}'
     )
     body = form(*[('name="x"', b"")] * 200_000, ('name="model"', b"a"))
-    assert model_of(body, FORM) == "a"
+    assert read(body, FORM).model == "a"
 
 
 def test_digits_in_a_text_are_no_number() -> None:
     body = b'{"x": "' + b"1" * 100_000 + b'", "model": "a"}'
-    assert model_of(body, JSON) == "a"
+    assert read(body, JSON).model == "a"
     assert with_model(body, JSON, "a") == body
 
 
@@ -126,4 +126,4 @@ def test_digits_in_a_text_are_no_number() -> None:
 def test_a_huge_number_is_found_wherever_it_begins(before: int) -> None:
     body = b'{"model": "a", ' + b" " * before + b'"x": ' + b"1" * 4301 + b"}"
     with pytest.raises(RequestError, match="not valid JSON"):
-        model_of(body, JSON)
+        read(body, JSON)

@@ -13,7 +13,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.paths import is_ambiguous
-from gateway.protocol import MAX_HEAD_BYTES, LimitedProtocol
+from gateway.protocol import MAX_HEAD_BYTES, GatewayProtocol
 from tests.gateway.world import DEADLINE_S, REPOSITORY, Gateway, RecordingEngine, Script, backend
 
 
@@ -66,8 +66,14 @@ def post(target: str, body: bytes = b'{"model":"m"}', more: bytes = b"") -> byte
         "//v1/audio/speech",
         "/v1/audio/..;/collective_rpc",
         "/v1/chat/completions/..",
-        "/v1/audio/voices",
+        "/v1/load_lora_adapter",
+        "/v1/%6coad_lora_adapter",
+        "/v1/Unload_LoRA_adapter",
         "/v1/audio/collective_rpc",
+        "/v1/internal/anything",
+        "/v1/management/engines",
+        "/audio/voices",
+        "/sleep",
         "http://gateway/v1/audio/../../collective_rpc",
     ],
 )
@@ -78,6 +84,16 @@ def test_no_other_path_of_an_engine_is_reached(
     assert status == 404
     assert json.loads(body)["error"]["code"] == "not_found"
     assert recorder.requests == []
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/audio/voices?a=1", "/v1/images/generations", "/v1/any-thing/new_one"]
+)
+def test_whatever_names_a_model_below_v1_goes_on(
+    gateway: Gateway, recorder: RecordingEngine, target: str
+) -> None:
+    assert raw(gateway, post(target))[0] == 200
+    assert [request.path for request in recorder.requests] == [target]
 
 
 @pytest.mark.parametrize("target", ["/v1/audio/speech?a=/../b", "/v1/audio/%73peech?a=/../b"])
@@ -187,8 +203,8 @@ def test_what_is_not_http_is_told_so(gateway: Gateway) -> None:
     assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_http")
 
 
-class Hasty(LimitedProtocol):
-    head_timeout_s = 0.05
+class Hasty(GatewayProtocol):
+    read_timeout_s = 0.05
 
 
 async def _never(scope: object, receive: object, send: object) -> None:
@@ -200,7 +216,9 @@ def test_half_a_request_is_ended(half: bytes) -> None:
     async def ask() -> bytes:
         config = Config(_never, lifespan="off", log_config=None)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Hasty(config, ServerState(), {}), "127.0.0.1", 0)
+        server = await loop.create_server(
+            lambda: Hasty(config, ServerState(), {"lane": None}), "127.0.0.1", 0
+        )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(half)

@@ -1,5 +1,6 @@
 """The line: who is next, who is turned away, and that nobody is lost or starves."""
 
+import itertools
 from math import inf
 from typing import Any
 
@@ -120,7 +121,7 @@ class TestAdaptive:
             turns.append(line.effective)
             line.pop()
             turns.append(line.effective)
-        assert sum(one != other for one, other in zip(turns, turns[1:], strict=False)) <= 2
+        assert sum(one != other for one, other in itertools.pairwise(turns)) <= 2
 
 
 FULL = [

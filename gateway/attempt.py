@@ -1,0 +1,174 @@
+"""One sending of a request to one backend, and its reply on the way to the client."""
+
+import re
+from typing import TYPE_CHECKING
+
+import httptools
+
+from gateway.errors import stream_broken
+from gateway.heads import ReplyHead
+from gateway.upstream import NOT_HTTP
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.member import Member
+    from gateway.upstream import EngineConnection
+
+# What an engine says when it is not able to answer, though another one may be.
+RETRIED = frozenset({502, 503, 504})
+_PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
+_COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
+# The usage is at the end of a reply, or in one of the last events of a stream.
+_TAIL_BYTES = 2048
+
+
+class Attempt:
+    """Receives what a backend answers. Times are loop seconds, 0.0 for what has not happened.
+
+    The reply's head waits for the first byte of its body: until then another backend may be asked.
+    """
+
+    __slots__ = (
+        "_before_last",
+        "_is_stream",
+        "_last",
+        "_unchunk",
+        "_write",
+        "bytes_out",
+        "connection",
+        "exchange",
+        "first_at",
+        "head",
+        "is_passed_on",
+        "last_at",
+        "member",
+        "sent_at",
+    )
+
+    def __init__(self, exchange: "Exchange", member: "Member", now: float) -> None:
+        self.exchange = exchange
+        self.member = member
+        self.connection: EngineConnection | None = None
+        self.head: ReplyHead | None = None
+        self.is_passed_on = self._is_stream = False
+        self.sent_at = now
+        self.first_at = self.last_at = 0.0
+        self.bytes_out = 0
+        self._write = exchange.client.transport.write
+        self._unchunk: _Unchunk | None = None
+        self._before_last = self._last = b""
+
+    def send(self, connection: "EngineConnection") -> None:
+        """Sends the request over an idle connection."""
+        self.connection = connection
+        connection.send(self, *self.exchange.request_for(self.member))
+
+    def leave(self) -> None:
+        """Ends the engine's work; nothing more is heard of it."""
+        if self.connection is not None:
+            self.connection.leave()
+
+    def pause(self) -> None:
+        if self.connection is not None:
+            self.connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.connection is not None:
+            self.connection.transport.resume_reading()
+
+    def give_up(self, reason: str) -> None:
+        """Ends a reply in its middle."""
+        self.leave()
+        self._end_broken(reason)
+        self.exchange.on_broken(self, reason)
+
+    # Of the connection.
+
+    def on_head(self, head: ReplyHead) -> bool:
+        if head.status in RETRIED and self.exchange.goes_elsewhere(self):
+            self.exchange.on_unable(self, f"it answered {head.status}")
+            return False
+        self.head = head
+        self._is_stream = b"text/event-stream" in head.lower
+        return True
+
+    def on_piece(self, data: bytes) -> None:
+        now = self.exchange.lane.time()
+        if not self.is_passed_on:
+            self.first_at = now
+            self._pass_on_head()
+        elif self._is_stream:
+            self.exchange.meter.gap.observe(now - self.last_at)
+        self.last_at = self.member.heard_at = now
+        self._before_last, self._last = self._last, data
+        self.bytes_out += len(data)
+        if self._unchunk is None:
+            self._write(data)
+        else:
+            self._write(self._unchunk(data))
+
+    def on_end(self) -> None:
+        if not self.is_passed_on:
+            self.first_at = self.last_at = self.exchange.lane.time()
+            self._pass_on_head()
+        self.exchange.on_answered(self)
+
+    def on_lost(self, reason: str, kind: str) -> None:
+        if not self.is_passed_on:
+            self.exchange.on_lost(self, reason, kind)
+            return
+        self._end_broken(reason)
+        self.exchange.on_broken(self, reason)
+
+    def on_switched(self, connection: "EngineConnection", head: bytes, rest: bytes) -> None:
+        connection.transport.abort()
+        self.exchange.on_lost(self, "it switched protocols without being asked", NOT_HTTP)
+
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and completion tokens as the reply tells them, 0 where it does not."""
+        tail = self._before_last[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:]
+        at = tail.rfind(b'"usage"')
+        if at < 0:
+            return 0, 0
+        prompt, completion = _PROMPT_TOKENS.search(tail, at), _COMPLETION_TOKENS.search(tail, at)
+        return int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0
+
+    def _pass_on_head(self) -> None:
+        head, exchange = self.head, self.exchange
+        assert head is not None
+        self.is_passed_on = True
+        knows_chunks = exchange.knows_chunks
+        if not head.is_chunked and head.length < 0 and head.status not in (204, 304):
+            exchange.keep_alive = False  # the end of the connection is the end of the reply
+        if head.is_chunked and not knows_chunks:
+            self._unchunk = _Unchunk(head)
+            exchange.keep_alive = False
+        self._write(head.to_client(exchange.added_lines(b"engine"), knows_chunks))
+
+    def _end_broken(self, reason: str) -> None:
+        """Tells the client, where the reply is a stream of events that ended between two of them."""
+        head = self.head
+        if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
+            return
+        event = b"data: " + stream_broken(self.exchange.model, reason).body() + b"\n\n"
+        if self._unchunk is None:
+            event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+        self._write(event)
+
+
+class _Unchunk:
+    """The body of a chunked reply without its chunks, for clients of HTTP/1.0."""
+
+    def __init__(self, head: ReplyHead) -> None:
+        self._parts: list[bytes] = []
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(head.raw)
+
+    def on_body(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def __call__(self, data: bytes) -> bytes:
+        self._parser.feed_data(data)
+        body = b"".join(self._parts)
+        self._parts.clear()
+        return body

@@ -1,0 +1,350 @@
+"""One request of a client to an engine, and its reply: routed, sent, sent again, accounted for."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from gateway import affinity, heads
+from gateway import body as request_body
+from gateway.attempt import RETRIED, Attempt
+from gateway.errors import RequestError, bad_reply, engine_lost, internal_error, too_large, unknown_model
+from gateway.heads import Headers
+from gateway.line import Ask
+from gateway.member import Member
+from gateway.upstream import NOT_HTTP, STALE, EngineConnection, take
+
+if TYPE_CHECKING:
+    from gateway.fleet import Plan
+    from gateway.keys import Key
+    from gateway.protocol import GatewayProtocol
+
+logger = logging.getLogger("gateway")
+
+# A request that breaks engines must not go through all of them, one after another.
+MAX_SENDS = 3
+# A kept connection that breaks within this time had been closed by the engine before the request came.
+STALE_S = 1.0
+# What is counted where the client left before it had an answer; nobody reads this status.
+CLIENT_LEFT = 499
+
+
+class _Nothing:
+    """Stands for an event that nobody waits for."""
+
+    def set(self) -> None:
+        pass
+
+
+class Exchange:
+    """A request and its reply. Times are in monotonic seconds, 0.0 for what has not happened.
+
+    To the server's protocol it stands where the cycle of an ASGI request stands, with the same attributes:
+    `keep_alive`, `response_complete`, `disconnected`, `message_event`. Most of what it may become to know is
+    set here and not in the constructor: few requests wait, or are sent twice.
+    """
+
+    keep_alive = knows_chunks = True
+    response_complete = disconnected = False
+    message_event = _Nothing()
+    is_complete = is_next = is_admitted = was_moved = False
+    key: "Key | None" = None
+    plan: "Plan | None" = None
+    attempt: Attempt | None = None
+    ask: Ask | None = None
+    model = code = reason = ""
+    status = sends = max_tokens = reserved = 0
+    prompt_tokens = completion_tokens = 0
+    started = queued_s = held_s = 0.0
+    waits_since = hold_until = retry_at = 0.0
+    avoid: tuple[Member, ...] = ()
+    size = 0
+    _body = _plain = b""
+    _connecting: asyncio.Task[None] | None = None
+
+    def __init__(self, client: "GatewayProtocol", path: bytes, target: bytes, headers: Headers) -> None:
+        self.client = client
+        self.lane = lane = client.lane
+        self.path = path
+        self.target = target
+        self.headers = headers
+        self.seen = seen = dict(headers)
+        given = seen.get(b"x-request-id")
+        self.request_id = given if given and heads.is_request_id(given) else heads.new_request_id()
+        self.meter = lane.nobodys_meter
+        self._parts: list[bytes] = []
+
+    # Of the client's connection.
+
+    def add_body(self, data: bytes) -> None:
+        """Takes a piece of the request's body."""
+        self.size += len(data)
+        if self.size <= self.lane.body_limit:
+            self._parts.append(data)
+        else:
+            self.refuse(too_large(self.lane.body_limit))
+
+    def complete(self) -> None:
+        """The request is complete."""
+        self.is_complete = True
+        if self.is_next and not self.response_complete:
+            self._begin()
+
+    def take_turn(self) -> None:
+        """All earlier requests of the connection are answered. What the head tells is looked at before the
+        body is read."""
+        self.is_next = True
+        if refusal := self.lane.look_at_head(self):
+            self.refuse(refusal)
+        elif self.is_complete:
+            self._begin()
+        else:
+            self.client.send_continue()
+
+    def pause(self) -> None:
+        """The client reads more slowly than the engine writes: so does the gateway now."""
+        if self.attempt is not None:
+            self.attempt.pause()
+
+    def resume(self) -> None:
+        if self.attempt is not None:
+            self.attempt.resume()
+
+    def client_left(self) -> None:
+        """Nobody is there any more for an answer: the engine's work ends, too."""
+        if not self.response_complete:
+            self.meter.client_left += 1
+            self._drop_work()
+            self._account(CLIENT_LEFT)
+
+    # Routing.
+
+    def dispatch(self, is_called: bool = False) -> None:
+        """Sends the request to a backend, or lets it wait. `is_called`: it was the first of its line."""
+        now = self.lane.time()
+        plan = self.lane.fleet.plans.get(self.model)
+        if plan is None:
+            self.refuse(unknown_model(self.model, self.lane.fleet.plans))
+            return
+        self.plan = plan
+        # Whoever comes new goes behind those who wait.
+        may_choose = is_called or self.avoid or not len(plan.pool.line)
+        key = self._affinity(plan.route.policy)
+        member = plan.choose(key, self.avoid, now) if may_choose else None
+        if member is not None:
+            self._send_to(member, now)
+        elif plan.is_busy(self.avoid):
+            self.lane.waiting.queue(self, now)
+        else:
+            self.lane.waiting.hold(self, now)
+
+    def goes_elsewhere(self, attempt: Attempt) -> bool:
+        """Whether another backend is to be asked after this attempt."""
+        plan = self.plan
+        others = (*self.avoid, attempt.member)
+        return self.sends < MAX_SENDS and plan is not None and plan.has_other(others, self.lane.time())
+
+    def refuse(self, error: RequestError) -> None:
+        """Ends the request with an answer of sage's own."""
+        if self.response_complete:
+            return
+        self._drop_work()
+        body = error.body()
+        if not self.is_complete and self.client.is_continue_awaited:
+            self.keep_alive = False  # nobody can tell whether its body follows
+        head = heads.of_error(error.status, error.headers.items(), body, self.added_lines(b"sage"))
+        self.client.transport.write(head + body)
+        self.code = error.code
+        self.meter.refused[error.code] = self.meter.refused.get(error.code, 0) + 1
+        self._finish(error.status)
+
+    def added_lines(self, source: bytes) -> bytes:
+        """What sage adds to the head of a reply. `source` says who answered: engine or sage."""
+        added = b"x-request-id: %b\r\nx-sage-src: %b\r\n" % (self.request_id, source)
+        if origin := self.seen.get(b"origin"):
+            added += self.lane.cors_lines(origin)
+        return added if self.keep_alive else added + b"connection: close\r\n"
+
+    def request_for(self, member: Member) -> tuple[bytes, bytes]:
+        """Head and body as this backend gets them. Raises RequestError if the model cannot be renamed."""
+        seen, headers, body = self.seen, self.headers, self._body
+        if member.backend.model != self.model:
+            content_type = seen.get(b"content-type", b"")
+            body = request_body.with_model(self._plain or body, content_type, member.backend.model)
+            headers = [pair for pair in headers if pair[0] != b"content-encoding"]
+        lines = heads.to_engine(headers, seen.get(b"connection", b""))
+        head = b"POST %b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            member.prefix,
+            self.target,
+            member.head_rest,
+            lines,
+            len(body),
+            self.request_id,
+        )
+        return head, body
+
+    # Of the attempt.
+
+    def on_unable(self, attempt: Attempt, reason: str) -> None:
+        """The backend says that it cannot answer."""
+        self._release(attempt)
+        attempt.member.failed("bad_status", self.lane.time())
+        self._again(attempt.member, reason)
+
+    def on_lost(self, attempt: Attempt, reason: str, kind: str) -> None:
+        """There was no reply, and the client got nothing yet."""
+        now = self.lane.time()
+        self._release(attempt)
+        if kind == STALE and now - attempt.sent_at < STALE_S:
+            # The others have been kept as long: ask over a new one.
+            attempt.member.close_idle()
+            self.sends -= 1
+            self.dispatch(is_called=True)
+            return
+        attempt.member.failed(kind, now)
+        if kind == NOT_HTTP and not self.goes_elsewhere(attempt):
+            self.refuse(bad_reply(self.model, reason))
+            return
+        self._again(attempt.member, reason)
+
+    def on_silent(self, attempt: Attempt, kind: str, reason: str) -> None:
+        """The backend was given up before the client got anything; `kind` is a word for the metrics."""
+        attempt.leave()
+        self._release(attempt)
+        attempt.member.failed(kind, self.lane.time())
+        self.was_moved = True
+        self._again(attempt.member, reason)
+
+    def on_broken(self, attempt: Attempt, reason: str) -> None:
+        """The connection broke in the middle of the reply."""
+        logger.warning("request %s: %s was lost while it answered: %s", *self._names(attempt.member), reason)
+        attempt.member.failed("reset", self.lane.time())
+        self.meter.broken += 1
+        self.keep_alive = False
+        self.code = "engine_lost"
+        self._finish(attempt.head.status if attempt.head else 502)
+
+    def on_answered(self, attempt: Attempt) -> None:
+        """The reply is complete."""
+        assert attempt.head is not None
+        status = attempt.head.status
+        if status in RETRIED:
+            attempt.member.failed("bad_status", attempt.last_at)
+        else:
+            attempt.member.succeeded()
+        self.prompt_tokens, self.completion_tokens = attempt.tokens()
+        self._finish(status)
+
+    def _begin(self) -> None:
+        try:
+            self._enter()
+        except RequestError as error:
+            self.refuse(error)
+        except Exception:
+            # A defect of sage: the parser, whose callback this is, would take it for the client's.
+            logger.exception("request %s failed by a defect of sage", self.request_id.decode())
+            self.refuse(internal_error(self.request_id.decode()))
+
+    def _enter(self) -> None:
+        lane, parts, seen = self.lane, self._parts, self.seen
+        self.started = now = lane.time()
+        self._body = body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        encoding = seen.get(b"content-encoding", b"identity")
+        if encoding != b"identity":
+            self._plain = body = request_body.unpacked(body, encoding.lower(), lane.body_limit)
+        self.model, self.max_tokens = request_body.read(body, seen.get(b"content-type", b""))
+        if self.model not in lane.fleet.plans:
+            raise unknown_model(self.model, lane.fleet.plans)
+        self.meter = lane.meters.route(self.model)
+        if self.key is not None:
+            tokens = len(body) // 4 + self.max_tokens
+            if refusal := self.key.admit(self.model, tokens, now):
+                raise refusal
+            self.reserved, self.is_admitted = tokens, True
+        self.dispatch()
+
+    def _affinity(self, policy: str) -> bytes:
+        """What the request has in common with others that should go to the same backend."""
+        if policy == "prefix_affinity":
+            return affinity.prefix_key(self._plain or self._body)
+        if policy == "session_affinity":
+            return affinity.session_key(self.headers, self._plain or self._body)
+        return b""
+
+    def _send_to(self, member: Member, now: float) -> None:
+        member.in_flight += 1
+        self.attempt = attempt = Attempt(self, member, now)
+        member.attempts.add(attempt)
+        connection = take(member.idle, now)
+        if connection is not None:
+            self._send_over(attempt, connection)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(attempt))
+
+    def _send_over(self, attempt: Attempt, connection: EngineConnection) -> None:
+        self.sends += 1
+        try:
+            attempt.send(connection)
+        except RequestError as error:
+            connection.leave()
+            self.refuse(error)
+
+    async def _connect(self, attempt: Attempt) -> None:
+        try:
+            connection = await attempt.member.connect()
+        except (OSError, TimeoutError) as error:
+            self._connecting = None
+            self._release(attempt)
+            attempt.member.failed("connect", self.lane.time())
+            self._again(attempt.member, str(error) or "no connection within the time")
+        else:
+            self._connecting = None
+            attempt.sent_at = self.lane.time()
+            self._send_over(attempt, connection)
+
+    def _again(self, member: Member, reason: str) -> None:
+        self.reason = f"{member.name}: {reason}"
+        logger.warning("%s for request %s", self.reason, self.request_id.decode())
+        if self.sends >= MAX_SENDS:
+            self.refuse(engine_lost(self.model, self.sends, self.reason))
+            return
+        self.avoid = (*self.avoid, member)
+        self.meter.retries += 1
+        self.dispatch()
+
+    def _drop_work(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self.attempt is not None:
+            self.attempt.leave()
+        self.lane.waiting.forget(self)
+
+    def _finish(self, status: int) -> None:
+        self._account(status)
+        self.client.exchange_is_over(self)
+
+    def _account(self, status: int) -> None:
+        self.status = status
+        self.response_complete = True
+        attempt = self.attempt
+        self.lane.account(self, attempt)
+        self._parts.clear()
+        self._body = self._plain = b""
+        if attempt is not None:
+            self._release(attempt)
+
+    def _release(self, attempt: Attempt) -> None:
+        """Gives the place at the backend to the next one that waits for it."""
+        self.attempt = None
+        member = attempt.member
+        member.in_flight -= 1
+        member.attempts.discard(attempt)
+        if not member.is_accepting:
+            self.lane.tell_leaving()
+        for pool in member.pools:
+            if len(pool.line):
+                self.lane.waiting.serve(pool)
+
+    def _names(self, member: Member) -> tuple[str, str]:
+        return self.request_id.decode(), member.name
