@@ -177,6 +177,14 @@ def test_who_is_overdue(policy: str) -> None:
 
 
 @EVERY_POLICY
+@pytest.mark.parametrize("late", [ask("a", 1.0), ask("a", 3.0, deadline=6.0)])
+def test_one_overdue_ask_is_found_among_others(policy: str, late: Ask) -> None:
+    line = line_of(policy, ask("b", 2.0), late, ask("c", 2.0))
+    assert line.overdue(6.0, 5.0) == [late]
+    assert order(line) == "b c"
+
+
+@EVERY_POLICY
 def test_who_left_is_not_served(policy: str) -> None:
     asks = [ask("a"), ask("b", is_embedding=True), ask("c")]
     line = line_of(policy, *asks)
@@ -199,7 +207,7 @@ def test_the_least_welcome_is_served_under_any_stream(policy: str, is_embedding:
         now += 0.1
         assert now <= PATIENCE_S + 1
         for kind in (is_embedding, not is_embedding):
-            line.push(Ask(now, priority=HIGH, deadline=now + 1e-3, is_embedding=kind))
+            line.push(Ask(now, priority=HIGH, deadline=now - 2 * PATIENCE_S, is_embedding=kind))
             served = line.pop()
             if served is victim:
                 break
