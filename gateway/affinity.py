@@ -83,8 +83,6 @@ def _opening(start: bytes) -> bytes:
     end = 1
     while True:
         at = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if text.startswith("]", at):
-            return text[:end].encode()
         try:
             message, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):

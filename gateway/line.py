@@ -15,8 +15,8 @@ PRIORITIES = {b"HIGH": 0, b"NORMAL": 1, b"LOW": 2}
 PATIENCE_S = 30.0
 # What one class of priority is worth: a NORMAL ask goes before every HIGH one that comes this much later.
 AGEING_S = 10.0
-# About what an engine takes for a token of a busy batch.
-TOKEN_S = 0.02
+# About what an engine takes for one token of an answer.
+TOKEN_S = 0.01
 # Embeddings that go in one run, so that the engine has a batch to compute.
 EMBEDDING_BATCH = 8
 

@@ -80,7 +80,7 @@ class Queue(Section):
         ),
     ] = "fifo"
     size: Annotated[
-        Int, Field(ge=0, le=1_000_000, description="Requests that wait at most; 0: none, all others get 429.")
+        Int, Field(ge=0, le=100_000, description="Requests that wait at most; 0: none, all others get 429.")
     ] = 1000
     timeout: Annotated[
         PositiveDuration, Field(description="How long one request waits at most before it gets 429.")

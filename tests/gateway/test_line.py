@@ -1,7 +1,10 @@
 """The line: who is next, who is turned away, and that nobody is lost or starves."""
 
-import itertools
+import random
+from collections.abc import Sequence
+from itertools import pairwise
 from math import inf
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -121,7 +124,7 @@ class TestAdaptive:
             turns.append(line.effective)
             line.pop()
             turns.append(line.effective)
-        assert sum(one != other for one, other in itertools.pairwise(turns)) <= 2
+        assert sum(one != other for one, other in pairwise(turns)) <= 2
 
 
 FULL = [
@@ -174,6 +177,14 @@ def test_who_is_overdue(policy: str) -> None:
 
 
 @EVERY_POLICY
+@pytest.mark.parametrize("late", [ask("a", 1.0), ask("a", 3.0, deadline=6.0)])
+def test_one_overdue_ask_is_found_among_others(policy: str, late: Ask) -> None:
+    line = line_of(policy, ask("b", 2.0), late, ask("c", 2.0))
+    assert line.overdue(6.0, 5.0) == [late]
+    assert order(line) == "b c"
+
+
+@EVERY_POLICY
 def test_who_left_is_not_served(policy: str) -> None:
     asks = [ask("a"), ask("b", is_embedding=True), ask("c")]
     line = line_of(policy, *asks)
@@ -196,10 +207,49 @@ def test_the_least_welcome_is_served_under_any_stream(policy: str, is_embedding:
         now += 0.1
         assert now <= PATIENCE_S + 1
         for kind in (is_embedding, not is_embedding):
-            line.push(Ask(now, priority=HIGH, deadline=now + 1e-3, is_embedding=kind))
+            line.push(Ask(now, priority=HIGH, deadline=now - 2 * PATIENCE_S, is_embedding=kind))
             served = line.pop()
             if served is victim:
                 break
+
+
+def rush(policy: str, deadlines: Sequence[float] = (inf,)) -> list[tuple[Ask, float]]:
+    """Ten seconds of twice the work that an engine can do: who was served in the end, and after what wait.
+
+    The engine takes one after another, as long as its cost; who is not served by its deadline leaves.
+    """
+    dice, line = random.Random(7), Line(policy, 200)
+    coming = [
+        Ask(
+            at / 15,
+            priority=dice.choice([HIGH, NORMAL, LOW]),
+            deadline=at / 15 + dice.choice(deadlines),
+            cost=dice.choice([50.0, 100.0, 900.0]),
+        )
+        for at in range(150)
+    ]
+    served, now = [], 0.0
+    while coming or len(line):
+        while coming and coming[0].arrived <= now:
+            line.push(coming.pop(0))
+        line.overdue(now, 60.0)
+        if (one := line.pop()) is not None:
+            served.append((one, now - one.arrived))
+        now += one.cost / 2700 if one else 0.01
+    return served
+
+
+def mean_wait(served: list[tuple[Ask, float]], *classes: int) -> float:
+    return mean(wait for one, wait in served if one.priority in classes)
+
+
+def test_each_policy_is_better_than_fifo_at_what_it_is_for() -> None:
+    everyone, plain = (HIGH, NORMAL, LOW), rush("fifo")
+    assert mean_wait(rush("priority"), HIGH) < mean_wait(plain, HIGH) / 4
+    assert mean_wait(rush("cost_optimized"), *everyone) < mean_wait(plain, *everyone) / 2
+    deadlines = (3.0, 12.0, 29.0)
+    assert len(rush("slo_aware", deadlines)) == 150 > len(rush("fifo", deadlines))
+    assert len(rush("adaptive", deadlines)) == 150
 
 
 ASKS = st.builds(
