@@ -10,28 +10,33 @@ SLACK_S = 1e-5
 class Bucket:
     """`size` units a minute, all of them at once after a minute of rest. Times are monotonic seconds.
 
-    Only one number moves: when the bucket will be full again (the generic cell rate algorithm). A debt is a
-    time further away than a minute.
+    It keeps what is in it, and since when: a moment at which it will be full again would say the same with
+    one number less, but loses a little at each request, as clocks show large numbers.
     """
 
-    __slots__ = ("_full_at", "size")
+    __slots__ = ("_at", "_level", "_per_s", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._full_at = 0.0
+        self._per_s = size / MINUTE_S
+        self._level = float(size)
+        self._at = 0.0
 
     def wait(self, units: int, now: float) -> float:
         """Seconds until so many units pass; up to SLACK_S when they pass now, infinite if they never do."""
         if units > self.size:
             return math.inf
-        # In this order a bucket's whole size takes exactly a minute, whatever the size.
-        needed = units * MINUTE_S / self.size - MINUTE_S
-        return needed + self._full_at - now if self._full_at > now else needed
+        return (units - self._filled(now)) / self._per_s
 
     def take(self, units: int, now: float) -> None:
         """Counts units that pass; a negative number gives some back. Never refuses: ask `wait` before."""
-        begin = self._full_at if self._full_at > now else now
-        self._full_at = begin + units * MINUTE_S / self.size
+        self._level = self._filled(now) - units
+        self._at = now
+
+    def _filled(self, now: float) -> float:
+        """What is in it now; below 0, what it owes."""
+        level = self._level + (now - self._at) * self._per_s
+        return level if level < self.size else self.size
 
 
 def share(limit: int, workers: int) -> int:

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from gateway.keys import load_keys
 from sage_reconcile import gatewayd
 from sage_reconcile.cli import gateway as cli
 from sage_reconcile.cli.tail import follow, last_lines
@@ -27,7 +28,7 @@ from tests.gateway.world import RecordingEngine, Script, backend, free_port, tab
 @pytest.fixture
 def home(home_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     monkeypatch.setenv("SAGE_HOME", str(home_root))
-    for name in ("SAGE_API_KEYS", "SAGE_GATEWAY_PORT", "SAGE_GATEWAY_HOST"):
+    for name in ("SAGE_API_KEYS", "SAGE_ADMIN_API_KEYS", "SAGE_GATEWAY_PORT", "SAGE_GATEWAY_HOST"):
         monkeypatch.delenv(name, raising=False)
     made = Home(home_root)
     yield made
@@ -248,3 +249,27 @@ def test_following_a_log(tmp_path: Path) -> None:
     log.rename(tmp_path / "a.log.1")
     log.write_text("five\n")
     assert next(lines) == "five\n"
+
+
+def test_a_new_key(home: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What is printed goes into a stack file as it is, and lets the key in; it is another one each time."""
+    made = set()
+    for _ in range(2):
+        assert sage_gateway("key", "--name", "ui") == 0
+        key, _, _, _, *entry = capsys.readouterr().out.splitlines()
+        file = tmp_path / "sage.yaml"
+        file.write_text("gateway:\n  keys:\n" + "\n".join(entry) + "\nengines: []\n")
+        start = gatewayd.settle({}, str(file), {})
+        found = load_keys(start.environ, "").find(f"Bearer {key}".encode(), b"")
+        assert found is not None
+        assert found.name == "ui"
+        assert len(key) == len("sk-sage-") + 43
+        assert key not in file.read_text()
+        made.add(key)
+    assert len(made) == 2
+    assert not list(home.root.rglob("*"))
+
+
+def test_a_key_has_a_name_that_the_stack_file_takes() -> None:
+    with pytest.raises(PermanentError, match="cannot be the name of a key"):
+        sage_gateway("key", "--name", "Team A")

@@ -120,8 +120,16 @@ def test_keys_and_restart(gate: Gate) -> None:
     assert gate.options().workers == 2
     assert not gate.shown().is_outdated
     told = [path.read_text() for path in gate.home.rglob("*") if path.is_file()]
-    told += [" ".join(process.cmdline()) for process in members(gate.sage_home)]
+    processes = members(gate.sage_home)
+    assert len(processes) >= 3
+    told += [" ".join(process.cmdline()) for process in processes]
+    told += [" ".join(process.environ().values()) for process in processes]
     assert not [text for text in told if "from-env" in text or "from-file" in text]
+    # The shell of this restart has no DOOR, and nor has the gateway: the watcher knows it.
+    gate("gateway", "restart").ok()
+    assert gate.chat("a", "from-env").status_code == 404
+    shown = gate.shown()
+    assert (shown.stack_fault, shown.is_outdated) == ("", False)
 
     before = gate.watcher()
     gate.write(gateway={"prot": 1})

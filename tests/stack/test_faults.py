@@ -9,6 +9,7 @@ from sage_reconcile.stack.load import load
 
 MARK = "▸"
 ROUTING = "engines[0].routing"
+DIGEST = "ab" * 32
 ENVIRON = {"HF_TOKEN": "secret", "MODEL": "org/model", "PORT": "8901", "WORD": "abc"}
 
 
@@ -136,6 +137,64 @@ CASES = [
     ("unknown-source", engine("label: ▸'${vault:x}'"), "engines[0].label", "not a reference", "${env:NAME}"),
     ("shell-style", engine("label: ▸'${MODEL}'"), "engines[0].label", "not a reference", "${env:MODEL}?"),
     ("key-in-file", "gateway: {api_keys: [▸abc]}\nengines: []\n", "gateway.api_keys[0]", "in the file", "$"),
+    (
+        "key-in-keys",
+        "gateway: {keys: [{name: a, key: ▸abc}]}\nengines: []\n",
+        "gateway.keys[0].key",
+        "in the file",
+        "$",
+    ),
+    ("no-key", "gateway: {keys: [▸{name: a}]}\nengines: []\n", "gateway.keys[0]", "is missing", "sha256"),
+    (
+        "key-and-digest",
+        f"gateway: {{keys: [▸{{name: a, key: '${{env:HF_TOKEN}}', sha256: '{DIGEST}'}}]}}\nengines: []\n",
+        "gateway.keys[0]",
+        "both given",
+        "remove one",
+    ),
+    (
+        "digest",
+        "gateway: {keys: [{name: a, sha256: ▸sk-abc}]}\nengines: []\n",
+        "gateway.keys[0].sha256",
+        "64 hex digits are wanted",
+        "sage gateway key",
+    ),
+    (
+        "key-name-twice",
+        f"gateway:\n  keys:\n    - {{name: a, sha256: '{DIGEST}'}}\n"
+        f"    - {{name: ▸a, sha256: '{DIGEST}'}}\nengines: []\n",
+        "gateway.keys[1].name",
+        '"a" is given twice',
+        "gateway.keys[0]",
+    ),
+    (
+        "key-limit",
+        f"gateway: {{keys: [{{name: a, sha256: '{DIGEST}', max_concurrent: ▸-1}}]}}\nengines: []\n",
+        "gateway.keys[0].max_concurrent",
+        "at least 0",
+        "",
+    ),
+    (
+        "key-missing-secret",
+        "gateway: {keys: [{name: a, key: ▸'${env:NOPE}'}]}\nengines: []\n",
+        "gateway.keys[0].key",
+        "NOPE is not set",
+        "",
+    ),
+    (
+        "origin",
+        "gateway: {cors_origins: ▸['https://ui.example/']}\nengines: []\n",
+        "gateway.cors_origins",
+        "is not an origin",
+        "no path",
+    ),
+    (
+        "origin-star",
+        "gateway: {cors_origins: ▸['*', 'https://ui.example']}\nengines: []\n",
+        "gateway.cors_origins",
+        "stands alone",
+        "",
+    ),
     ("runtime-typo", engine("runtime: ▸vlm"), "engines[0].runtime", 'no runtime "vlm"', "vllm?"),
     (
         "own-runtime-typo",

@@ -81,6 +81,10 @@ REFUSED = [
     {"engines": [{"name": "a", "model": "m", "gpu_memory": 20}]},
     {"engines": [{"name": "a", "model": "m", "health": {"interval": "5x"}}]},
     {"engines": [], "gateway": {"api_keys": ["abc"]}},
+    {"engines": [], "gateway": {"keys": [{"name": "a"}]}},
+    {"engines": [], "gateway": {"keys": [{"name": "a", "key": "abc"}]}},
+    {"engines": [], "gateway": {"keys": [{"name": "a", "sha256": "abc"}]}},
+    {"engines": [], "gateway": {"keys": [{"name": "a", "key": "${env:A}", "sha256": "ab" * 32}]}},
 ]
 
 
@@ -102,6 +106,14 @@ ACCEPTED = [
 @pytest.mark.parametrize("fields", ACCEPTED, ids=json.dumps)
 def test_the_schema_accepts_what_loading_accepts(fields: dict[str, Any]) -> None:
     assert accepts(stack_schema(), {"engines": [{"name": "a", "model": "m", **fields}]})
+
+
+@pytest.mark.parametrize(
+    "key", [{"key": "${env:A}"}, {"key": "${file:a}"}, {"sha256": "ab" * 32, "models": ["a"]}]
+)
+def test_the_schema_accepts_keys(key: dict[str, Any]) -> None:
+    gateway = {"keys": [{"name": "a", **key}], "cors_origins": ["https://ui.example"]}
+    assert accepts(stack_schema(), {"engines": [], "gateway": gateway})
 
 
 def test_the_routing_schema_accepts_a_routing_table() -> None:

@@ -203,7 +203,7 @@ def test_set_finds_engines_whose_names_hold_dots(tmp_path: Path) -> None:
 
 def test_references_are_substituted_but_in_secrets(tmp_path: Path) -> None:
     text = """\
-gateway: {api_keys: ["${env:KEY}"]}
+gateway: {api_keys: ["${env:KEY}"], keys: [{name: a, key: "${env:KEY}"}, {name: b, key: "${file:key.txt}"}]}
 engines:
   - name: a
     model: "${env:ORG}/x"
@@ -218,6 +218,7 @@ engines:
     assert (a.model, a.port, a.use_gpu, a.label) == ("org/x", 8950, False, "${env:ORG}")
     assert a.env == {"T": "${env:KEY}", "F": f"${{file:{tmp_path}/key.txt}}"}
     assert stack.model.gateway.api_keys == ("${env:KEY}",)
+    assert [key.key for key in stack.model.gateway.keys] == ["${env:KEY}", f"${{file:{tmp_path}/key.txt}}"]
     assert stack.document["engines"][0]["model"] == "${env:ORG}/x"
     assert "k3y" not in json.dumps(stack.document)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec, RouteSpec
-from sage_reconcile.stack.load import from_document
+from sage_reconcile.model.desired import DesiredEngine, Device, GatewaySpec, KeySpec, LaunchSpec, RouteSpec
+from sage_reconcile.stack.load import from_document, load
 from sage_reconcile.stack.resolve import resolve
 
 BASE: dict[str, Any] = {"name": "a", "model": "org/model"}
@@ -180,4 +180,35 @@ def test_order_and_description_change_nothing(order: list[str], description: str
     plain = {"engines": sorted(engines, key=lambda engine: engine["name"])}
     assert resolve(from_document(document, Path("/"), "s", {})) == resolve(
         from_document(plain, Path("/"), "s", {})
+    )
+
+
+def test_the_gateway(tmp_path: Path) -> None:
+    """Every field of its section and of its keys, each with a value of its own."""
+    text = f"""\
+gateway:
+  host: 127.0.0.2
+  port: 8002
+  workers: 2
+  api_keys: ["${{env:KEY}}"]
+  keys:
+    - name: a
+      key: "${{env:KEY}}"
+      models: [chat]
+      requests_per_minute: 1
+      tokens_per_minute: 2
+      max_concurrent: 3
+      admin: true
+    - {{name: b, sha256: "{"AB" * 32}"}}
+  cors_origins: [https://ui.example]
+engines: []
+"""
+    (tmp_path / "s.yaml").write_text(text)
+    assert resolve(load([tmp_path / "s.yaml"], {"KEY": "k"})).gateway == GatewaySpec(
+        "127.0.0.2",
+        8002,
+        2,
+        ("${env:KEY}",),
+        (KeySpec("a", "${env:KEY}", "", ("chat",), 1, 2, 3, True), KeySpec("b", sha256="ab" * 32)),
+        ("https://ui.example",),
     )
