@@ -13,6 +13,8 @@ MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
 MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
+# "off" leaves the access log away.
+ACCESS_LOG = "SAGE_GATEWAY_ACCESS_LOG"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
@@ -23,12 +25,14 @@ class Settings:
     home: Path
     key_file: str = ""
     body_limit: int = DEFAULT_MAX_BODY_MIB << 20
+    access_log: bool = True
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         home = environ.get(MARK) or environ.get("SAGE_HOME") or "~/.sage"
         limit = int(environ.get(MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
-        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit)
+        access_log = environ.get(ACCESS_LOG, "on") != "off"
+        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit, access_log)
 
 
 def parser() -> argparse.ArgumentParser:
