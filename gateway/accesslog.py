@@ -36,8 +36,9 @@ class Access(msgspec.Struct, gc=False):
 
     ts: float
     request_id: str
-    model: str
+    method: str
     path: str
+    model: str
     status: int
     src: str = "engine"
     backend: str = ""

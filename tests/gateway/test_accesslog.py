@@ -21,7 +21,7 @@ from tests.gateway.world import REPOSITORY
 
 
 def record(number: int = 0, **more: Any) -> Access:
-    given = {"model": "m", "path": "/v1/completions", "status": 200, **more}
+    given = {"method": "POST", "model": "m", "path": "/v1/completions", "status": 200, **more}
     return Access(1700000000.25 + number, f"r-{number}", **given)
 
 
@@ -77,6 +77,7 @@ def test_a_line_for_each_request(path: Path) -> None:
     assert first == {
         "ts": 1700000000.25,
         "request_id": "r-0",
+        "method": "POST",
         "model": "m",
         "path": "/v1/completions",
         "status": 200,
@@ -160,7 +161,7 @@ from gateway.meters import Meters
 log = AccessLog(Path(sys.argv[1]), Meters(), max_bytes=250_000)
 for number in range(300):
     for part in range(3):
-        log.add(Access(1.0, f"{sys.argv[2]}-{number}-{part}", "m", "/x", 200))
+        log.add(Access(1.0, f"{sys.argv[2]}-{number}-{part}", "POST", "/x", "m", 200))
     log.flush()
 """
 
