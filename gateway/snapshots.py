@@ -26,6 +26,7 @@ from sage_reconcile.version import __version__
 logger = logging.getLogger("gateway")
 
 WRITE_S = 1.0
+METERS_PER_SECOND = 250
 FOLD_S = 60.0
 # How many names of folded workers are remembered: a scrape under way may still have read their own files.
 REMEMBERED = 64
@@ -80,15 +81,21 @@ class Snapshots:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, now: float, at_once: bool = False) -> None:
-        """Replaces this worker's file, if the last time was a second ago and something else is to be said."""
+        """Replaces this worker's file, if the last time was a second ago and something else is to be said.
+
+        Once more, `at_once`, before the worker ends.
+        """
         if now < self._write_at and not at_once:
             return
-        self._write_at = now + WRITE_S
+        numbers = self._meters.numbers
+        # A thousand meters take several milliseconds to write, in which nothing else happens here.
+        many = (len(numbers.routes) + len(numbers.backends)) // METERS_PER_SECOND
+        self._write_at = now + WRITE_S * (1 + many)
         if now >= self._fold_at:
             self._fold_at = now + FOLD_S
-            self._meters.mark(self._meters.numbers, now)
+            self._meters.mark(numbers, now)
             self._fold(now)
-        data = msgspec.json.encode(Snapshot(numbers=self._meters.numbers))
+        data = msgspec.json.encode(Snapshot(numbers=numbers))
         path = self._path(self._name)
         if data != self._written or not path.exists():
             self._written = data if self._replace(path, data) else b""
@@ -128,6 +135,10 @@ class Snapshots:
             if (fresh or path.exists()) and self._replace(path, msgspec.json.encode(ended)):
                 for name in gone:
                     self._path(name).unlink(missing_ok=True)
+            # What a worker was writing when it was killed.
+            for partial in self._folder.glob("*.partial"):
+                if not is_alive(partial.name.split(".")[-2]):
+                    partial.unlink(missing_ok=True)
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -165,7 +176,7 @@ class Snapshots:
         return snapshot if snapshot.layout == LAYOUT else None
 
     def _replace(self, path: Path, data: bytes) -> bool:
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = path.with_suffix(f".{self._name}.partial")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial.write_bytes(data)

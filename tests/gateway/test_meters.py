@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.meters import KEEP_COUNT, KEEP_S, SLACK_S, Histogram, Meters, Numbers, RouteMeter
@@ -64,6 +64,7 @@ def following() -> Meters:
     return meters
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), events), max_size=40))
 def test_the_sum_of_workers_is_what_one_would_have_counted(happened: list[tuple[int, Event]]) -> None:
     workers, one = [following() for _ in range(4)], following()
@@ -76,6 +77,7 @@ def test_the_sum_of_workers_is_what_one_would_have_counted(happened: list[tuple[
     assert total == one.numbers
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 1000), min_size=1), st.floats(0, 1))
 def test_a_quantile_is_in_the_bucket_of_the_real_one(values: list[float], share: float) -> None:
     histogram = Histogram()

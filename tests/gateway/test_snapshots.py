@@ -11,7 +11,7 @@ import pytest
 
 from gateway.identity import is_alive, name_of, usage_of
 from gateway.meters import KEEP_S, Meters
-from gateway.snapshots import FOLD_S, Snapshots
+from gateway.snapshots import FOLD_S, METERS_PER_SECOND, Snapshots
 from tests.gateway.world import REPOSITORY, table, wait_for
 
 # A worker of this process's gateway: counts `n` for a model, writes, says so, and waits for its end.
@@ -99,6 +99,33 @@ def test_a_killed_worker_keeps_its_counters_and_loses_its_gauges(
     assert snapshots.total(5.0).numbers.routes["m"].duration.total == 1.5
 
 
+# A parent of two workers, as uvicorn starts them; multiprocessing's helper process ends with it.
+PARENT = """
+import multiprocessing, sys
+from pathlib import Path
+from tests.gateway.test_snapshots import write_one
+
+spawn = multiprocessing.get_context("spawn")
+workers = [spawn.Process(target=write_one, args=(Path(sys.argv[1]),)) for _ in "ab"]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+"""
+
+
+def write_one(folder: Path) -> None:
+    Snapshots(folder, Meters()).write(1.0)
+
+
+def test_workers_of_multiprocessing_share_their_parent_s_folder(folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", PARENT, str(folder)], cwd=REPOSITORY, check=True)
+    [shared] = folder.iterdir()
+    # Whoever came second may have found the first one ended, and folded it.
+    written = [json.loads(path.read_bytes()) for path in shared.glob("*.json")]
+    assert len([*shared.glob("*-*.json")]) + sum(len(snapshot["folded"]) for snapshot in written) == 2
+
+
 def test_a_zombie_has_ended(folder: Path, meters: Meters) -> None:
     snapshots = Snapshots(folder, meters)
     with Worker(folder, 10) as worker:
@@ -110,10 +137,11 @@ def test_a_zombie_has_ended(folder: Path, meters: Meters) -> None:
 def test_workers_that_ended_leave_one_file(folder: Path, meters: Meters) -> None:
     snapshots = Snapshots(folder, meters)
     for _ in range(3):
-        with Worker(folder, 10):
+        with Worker(folder, 10) as worker:
             pass
-    snapshots.write(5.0)
     [mine] = folder.iterdir()
+    (mine / f"{worker.name}.{worker.name}.partial").write_text("killed while it wro")
+    snapshots.write(5.0)
     assert {path.name for path in mine.iterdir()} == {f"{name_of(os.getpid())}.json", "ended.json", "lock"}
     assert of(snapshots) == (30, 0)
     with Worker(folder, 10):
@@ -220,3 +248,20 @@ def test_what_a_process_takes() -> None:
     assert mine.cpu_seconds > 0
     assert usage_of(2**22 + 1) is None
     assert name_of(2**22 + 1) == ""
+
+
+def test_many_meters_are_written_less_often(folder: Path) -> None:
+    meters = Meters()
+    names = [f"m{number}" for number in range(3 * METERS_PER_SECOND)]
+    meters.follow(table({name: [] for name in names}), now=1.0)
+    for name in names:
+        meters.route(name).retries = 1
+    snapshots = Snapshots(folder, meters)
+    snapshots.write(5.0)
+    [path] = folder.glob("*/*-*.json")
+    first = path.stat().st_ino
+    meters.route("m0").retries = 2
+    snapshots.write(8.9)
+    assert path.stat().st_ino == first
+    snapshots.write(9.0)
+    assert path.stat().st_ino != first

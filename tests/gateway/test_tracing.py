@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -177,12 +177,14 @@ def test_a_header_of_a_version_to_come() -> None:
     assert parse_traceparent(b"01" + GIVEN[2:] + b"x") is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_header_is_too_odd(value: bytes) -> None:
     parsed = parse_traceparent(value)
     assert parsed is None or len(parsed.trace_id) == 32
 
 
+@settings(deadline=None)
 @given(st.booleans())
 def test_what_is_passed_on_is_a_header(is_sampled: bool) -> None:
     trace_id = new_trace_id()
