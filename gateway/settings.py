@@ -15,6 +15,8 @@ _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
 CORS_ORIGINS = "SAGE_GATEWAY_CORS"
 MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
+# "off" leaves the access log away.
+ACCESS_LOG = "SAGE_GATEWAY_ACCESS_LOG"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
@@ -29,6 +31,7 @@ class Settings:
     key_file: str = ""
     body_limit: int = DEFAULT_MAX_BODY_MIB << 20
     cors_origins: tuple[str, ...] = ()
+    access_log: bool = True
     workers: int = 1
 
     @classmethod
@@ -36,7 +39,13 @@ class Settings:
         home = environ.get(MARK) or environ.get("SAGE_HOME") or "~/.sage"
         limit = int(environ.get(MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
         origins = tuple(filter(None, map(str.strip, environ.get(CORS_ORIGINS, "").split(","))))
-        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit, origins)
+        return cls(
+            home=Path(home).expanduser().absolute(),
+            key_file=environ.get(_KEY_FILE, ""),
+            body_limit=limit,
+            cors_origins=origins,
+            access_log=environ.get(ACCESS_LOG, "on") != "off",
+        )
 
 
 def parser() -> argparse.ArgumentParser:

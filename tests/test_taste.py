@@ -22,6 +22,8 @@ DOORS = {
     "ray": set(),
     "torch": {"sage_reconcile/embedding/factory.py"},
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
+    "prometheus_client": {"gateway/exposition.py"},
+    "opentelemetry": {"gateway/spans.py"},
     "subprocess": {"sage_reconcile/supervisor/spawn.py"},
     "ruamel": {"sage_reconcile/stack/formatting.py", "sage_reconcile/observe/inventory.py"},
 }
