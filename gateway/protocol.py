@@ -21,6 +21,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # Generous for a slow line, short for a connection that somebody holds to no end.
     head_timeout_s = 60.0
+    # How long a connection without a request stays open when the gateway ends.
+    last_call_s = 2.0
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -29,6 +31,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._kept_bytes = 0
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -37,6 +40,17 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Lets the client go without a reset: it learns from an answer that there will be no other here.
+
+        A client that is just sending on an idle connection is answered, too; one that sends nothing is closed.
+        """
+        self._is_ending = True
+        if self._is_idle():
+            self.loop.call_later(self.last_call_s, self._close_if_idle)
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         self._kept_bytes += len(data)
@@ -66,6 +80,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
+        if self._is_ending:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_ending:
+            self.loop.call_later(self.last_call_s, self._close_if_idle)
 
     def on_body(self, body: bytes) -> None:
         self._kept_bytes = 0
@@ -77,6 +98,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(_head_too_large())
         else:
             self._refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.transport.close()
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
