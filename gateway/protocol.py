@@ -44,7 +44,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Lets the client go without a reset: it learns from an answer that there will be no other here.
 
-        A client that is just sending on an idle connection is answered, too; one that sends nothing is closed.
+        One that is just sending on an idle connection is answered, too; one that sends nothing is closed.
         """
         self._is_ending = True
         if self._is_idle():

@@ -13,22 +13,28 @@ MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
 MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
+WORKERS = "SAGE_GATEWAY_WORKERS"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker needs to know. `body_limit` in bytes; `key_file` is a path or ""."""
+    """What a worker needs to know. `body_limit` in bytes; `key_file` is a path or "".
+
+    `workers` is how many of them share the port: what is limited for all is limited to a part in each.
+    """
 
     home: Path
     key_file: str = ""
     body_limit: int = DEFAULT_MAX_BODY_MIB << 20
+    workers: int = 1
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         home = environ.get(MARK) or environ.get("SAGE_HOME") or "~/.sage"
         limit = int(environ.get(MAX_BODY_MIB) or DEFAULT_MAX_BODY_MIB) << 20
-        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit)
+        workers = int(environ.get(WORKERS) or 1)
+        return cls(Path(home).expanduser().absolute(), environ.get(_KEY_FILE, ""), limit, workers)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on; keys are needed beyond loopback"
     )
     p.add_argument("--port", type=int, default=8000)
-    p.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    p.add_argument("--workers", type=_count, default=1, help="processes that share the port")
     p.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     p.add_argument("--api-key-file", default="", help="file with one key a line")
     p.add_argument(
@@ -49,7 +55,21 @@ def parser() -> argparse.ArgumentParser:
         type=_mebibytes,
         help=f"largest request, MiB; else {MAX_BODY_MIB}, else {DEFAULT_MAX_BODY_MIB}",
     )
+    p.add_argument(
+        "--take-over",
+        type=int,
+        default=0,
+        metavar="PID",
+        help="take the place of this gateway of the same home as soon as this one serves; "
+        "it finishes what it has in flight",
+    )
     return p
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: give one from 1 on")
+    return int(text)
 
 
 def _mebibytes(text: str) -> int:
@@ -76,6 +96,7 @@ def to_environ(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[
         MARK: str(options.home.expanduser().absolute()),
         _KEY_FILE: str(Path(options.api_key_file).absolute()) if options.api_key_file else "",
         MAX_BODY_MIB: str(max_body),
+        WORKERS: str(options.workers),
     }
 
 

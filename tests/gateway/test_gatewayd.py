@@ -205,7 +205,7 @@ def test_a_large_log_is_put_aside(home: Home) -> None:
         file.truncate(spawn.LOG_ROTATE_BYTES + 1)
     gatewayd.start(home, GatewayOptions(port=free_port()))
     assert log.with_name("gateway.log.1").stat().st_size == spawn.LOG_ROTATE_BYTES + 1
-    assert "Uvicorn running" in log.read_text()
+    assert "Gateway running" in log.read_text()
 
 
 def test_command_start_status_logs_stop(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

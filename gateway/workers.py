@@ -1,0 +1,126 @@
+"""The worker processes of a gateway: as many as wanted, and another one for each that ends."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# What a worker sends to its parent once it serves by the routing table and accepts connections.
+READY = b"R"
+# The pause before another worker, if one ended before it served: doubled each time, seconds.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 30.0
+# So many ends at start in a row, while no other worker serves, are no accident.
+MAX_FAILURES = 5
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process; `channel` is ours of a pair whose other end it holds: each sees the other's end there."""
+
+    pid: int
+    channel: socket.socket
+    is_ready: bool = False
+
+
+class Workers:
+    """Keeps `wanted` processes of `command` running, which gets the number of its channel as last word.
+
+    `fault` says why no worker can be had, or is ""; `fault_code` is the exit code of the last one then.
+    """
+
+    def __init__(self, command: list[str], wanted: int, warn: Callable[[str], None]) -> None:
+        self.living: dict[int, Worker] = {}
+        self.wanted = wanted
+        self.fault = ""
+        self.fault_code = 1
+        self._command = command
+        self._warn = warn
+        self._has_served = False
+        self._failures = 0
+        self._next_start = 0.0
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether as many as wanted serve."""
+        return sum(worker.is_ready for worker in self.living.values()) >= self.wanted
+
+    def fill(self) -> list[Worker]:
+        """Starts those that are missing, unless it is too early; the new ones."""
+        started = []
+        while len(self.living) < self.wanted and time.monotonic() >= self._next_start:
+            started.append(self._start())
+        return started
+
+    def patience(self) -> float | None:
+        """Seconds until `fill` has something to do, or None if nothing is missing."""
+        if len(self.living) >= self.wanted:
+            return None
+        return max(0.0, self._next_start - time.monotonic())
+
+    def hear(self, worker: Worker) -> bool:
+        """Takes in what a worker told. False when it will tell nothing any more."""
+        try:
+            told = worker.channel.recv(16)
+        except OSError:
+            told = b""
+        if told:
+            worker.is_ready = self._has_served = True
+            self._failures = 0
+        return bool(told)
+
+    def reap(self) -> list[Worker]:
+        """Those that have ended since; their channels are the caller's to close."""
+        ended = []
+        for worker in list(self.living.values()):
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if pid:
+                # Its last word may not have been heard yet.
+                self.hear(worker)
+                del self.living[pid]
+                self._consider(worker, os.waitstatus_to_exitcode(status))
+                ended.append(worker)
+        return ended
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to each of them."""
+        for pid in self.living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _consider(self, worker: Worker, code: int) -> None:
+        """When there may be another one for a worker that has ended, if at all."""
+        if not self.wanted:
+            return
+        how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        if worker.is_ready:
+            self._warn(f"worker {worker.pid} ended {how}; another one starts")
+            return
+        self._failures += 1
+        is_serving = any(other.is_ready for other in self.living.values())
+        if not self._has_served or (self._failures >= MAX_FAILURES and not is_serving):
+            self.fault = f"worker {worker.pid} ended at start {how}"
+            self.fault_code = max(code, 1)
+            return
+        pause = min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LAST_PAUSE_S)
+        self._next_start = time.monotonic() + pause
+        self._warn(f"worker {worker.pid} ended at start {how}; another one starts in {pause:g} s")
+
+    def _start(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.set_inheritable(True)
+            # A process group of its own: Ctrl-C reaches only this process, which hands it on once.
+            pid = os.posix_spawn(
+                sys.executable,
+                [*self._command, str(theirs.fileno())],
+                os.environ,
+                setpgroup=0,
+                setsigmask=(),
+            )
+        ours.setblocking(False)
+        self.living[pid] = Worker(pid, ours)
+        return self.living[pid]
