@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import copy
 import gc
 import socket
@@ -15,7 +16,7 @@ from uvicorn.config import LOGGING_CONFIG
 from gateway import settings
 from gateway.listening import BACKLOG, inherited
 from gateway.protocol import LimitedProtocol
-from gateway.workers import READY
+from gateway.workers import LEAVING, READY
 from sage_reconcile.errors import ReconcileError
 
 # How long requests in flight may go on when it is told to end, seconds. Shorter than the grace that
@@ -44,17 +45,22 @@ class WorkerServer(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             asyncio.get_running_loop().add_reader(self._channel, self._parent_is_gone)
-            self._channel.send(READY)
+            self._tell(READY)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no more connections, then lets those that are there end."""
         for server in self.servers:
             server.close()
+        self._tell(LEAVING)
         # What was accepted last gets its protocol in the next turn of the loop, and must not be overlooked
         # when all are told.
         for _ in range(3):
             await asyncio.sleep(0)
         await super().shutdown(sockets=sockets)
+
+    def _tell(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone, which is noticed where it is read from
+            self._channel.send(word)
 
     def _parent_is_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._channel)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# What a worker sends to its parent once it serves by the routing table and accepts connections.
-READY = b"R"
+# What a worker sends to its parent once it serves by the routing table and accepts connections, and when it
+# accepts no more.
+READY, LEAVING = b"R", b"L"
 # The pause before another worker, if one ended before it served: doubled each time, seconds.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 30.0
 # So many ends at start in a row, while no other worker serves, are no accident.
@@ -24,6 +25,7 @@ class Worker:
     pid: int
     channel: socket.socket
     is_ready: bool = False
+    is_leaving: bool = False
 
 
 class Workers:
@@ -46,18 +48,25 @@ class Workers:
     @property
     def are_ready(self) -> bool:
         """Whether as many as wanted serve."""
-        return sum(worker.is_ready for worker in self.living.values()) >= self.wanted
+        return (
+            sum(worker.is_ready and not worker.is_leaving for worker in self.living.values()) >= self.wanted
+        )
+
+    @property
+    def missing(self) -> int:
+        """How many are to be started; one that only finishes what it has in flight is no longer there."""
+        return self.wanted - sum(not worker.is_leaving for worker in self.living.values())
 
     def fill(self) -> list[Worker]:
         """Starts those that are missing, unless it is too early; the new ones."""
         started = []
-        while len(self.living) < self.wanted and time.monotonic() >= self._next_start:
+        while self.missing > 0 and time.monotonic() >= self._next_start:
             started.append(self._start())
         return started
 
     def patience(self) -> float | None:
         """Seconds until `fill` has something to do, or None if nothing is missing."""
-        if len(self.living) >= self.wanted:
+        if self.missing <= 0:
             return None
         return max(0.0, self._next_start - time.monotonic())
 
@@ -67,9 +76,11 @@ class Workers:
             told = worker.channel.recv(16)
         except OSError:
             told = b""
-        if told:
+        if READY in told:
             worker.is_ready = self._has_served = True
             self._failures = 0
+        if LEAVING in told:
+            worker.is_leaving = True
         return bool(told)
 
     def reap(self) -> list[Worker]:
@@ -97,10 +108,11 @@ class Workers:
             return
         how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         if worker.is_ready:
-            self._warn(f"worker {worker.pid} ended {how}; another one starts")
+            if not worker.is_leaving:
+                self._warn(f"worker {worker.pid} ended {how}; another one starts")
             return
         self._failures += 1
-        is_serving = any(other.is_ready for other in self.living.values())
+        is_serving = any(other.is_ready and not other.is_leaving for other in self.living.values())
         if not self._has_served or (self._failures >= MAX_FAILURES and not is_serving):
             self.fault = f"worker {worker.pid} ended at start {how}"
             self.fault_code = max(code, 1)

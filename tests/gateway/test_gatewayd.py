@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,17 +21,6 @@ from sage_reconcile.gatewayd.processes import members
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from tests.gateway.world import RecordingEngine, Script, backend, free_port, table, wait_for
-
-
-@pytest.fixture
-def home(home_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    monkeypatch.setenv("SAGE_HOME", str(home_root))
-    for name in ("SAGE_API_KEYS", "SAGE_GATEWAY_PORT", "SAGE_GATEWAY_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    made = Home(home_root)
-    yield made
-    gatewayd.stop(made, force=True)
-    assert members(made) == []
 
 
 def sage_gateway(*words: str) -> int:
