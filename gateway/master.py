@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from gateway import handover, listening
 from gateway.handover import Place
@@ -61,6 +62,7 @@ class Master:
         self._successor: socket.socket | None = None
         self._is_announced = False
         self._signals: list[int] = []
+        self._handlers: dict[int, Any] = {}
         self._kill_at: float | None = None
 
     def run(self) -> int:
@@ -89,7 +91,7 @@ class Master:
         self._watch(ours, self._on_signals)
         for number in ENDING:
             if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, _note)
+                self._handlers[number] = signal.signal(number, _note)
         signal.signal(signal.SIGCHLD, _note)
 
     def _on_signals(self) -> None:
@@ -106,18 +108,22 @@ class Master:
     def _hear(self, worker: Worker) -> None:
         if not self._workers.hear(worker):
             self._forget(worker.channel)
-        elif self._workers.are_ready and not self._is_announced and self._kill_at is None:
+        elif self._workers.serving >= self._workers.wanted and not self._is_announced:
             self._announce()
 
     def _announce(self) -> None:
         """All workers serve for the first time: the predecessor may go, a successor may come."""
+        if self._kill_at is not None:
+            return
         self._is_announced = True
         self._log.info(f"Gateway running on {_url(self._place)} with {_count(self._workers.wanted)}")
         if self._predecessor is not None:
             handover.let_drain(self._predecessor)
             self._predecessor = None
         self._offer = handover.offer()
-        if self._offer is not None:
+        if self._offer is None:
+            self._log.warning("the name of this process is taken: a restart has to stop it first")
+        else:
             self._watch(self._offer, self._on_offer)
 
     def _on_offer(self) -> None:
@@ -160,8 +166,8 @@ class Master:
         if self._workers.fault:
             return self._workers.fault_code
         if self._signals and self._signals[0] != signal.SIGINT:
-            # As it would have ended without a handler, so that whoever waits for it sees why.
-            signal.signal(self._signals[0], signal.SIG_DFL)
+            # As it would have ended without our handler, so that whoever waits for it sees why.
+            signal.signal(self._signals[0], self._handlers[self._signals[0]])
             signal.raise_signal(self._signals[0])
         return 0
 

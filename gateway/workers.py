@@ -46,11 +46,9 @@ class Workers:
         self._next_start = 0.0
 
     @property
-    def are_ready(self) -> bool:
-        """Whether as many as wanted serve."""
-        return (
-            sum(worker.is_ready and not worker.is_leaving for worker in self.living.values()) >= self.wanted
-        )
+    def serving(self) -> int:
+        """How many take connections."""
+        return sum(worker.is_ready and not worker.is_leaving for worker in self.living.values())
 
     @property
     def missing(self) -> int:
@@ -60,8 +58,11 @@ class Workers:
     def fill(self) -> list[Worker]:
         """Starts those that are missing, unless it is too early; the new ones."""
         started = []
-        while self.missing > 0 and time.monotonic() >= self._next_start:
-            started.append(self._start())
+        while self.missing > 0 and time.monotonic() >= self._next_start and not self.fault:
+            try:
+                started.append(self._start())
+            except OSError as error:  # no memory, or too many processes: those that serve go on
+                self._consider_failure(f"a worker cannot be started: {error.strerror}", 1)
         return started
 
     def patience(self) -> float | None:
@@ -104,22 +105,22 @@ class Workers:
 
     def _consider(self, worker: Worker, code: int) -> None:
         """When there may be another one for a worker that has ended, if at all."""
-        if not self.wanted:
+        how = f"with code {code}" if code >= 0 else f"by {_name(-code)}"
+        if not self.wanted or worker.is_leaving:
             return
-        how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         if worker.is_ready:
-            if not worker.is_leaving:
-                self._warn(f"worker {worker.pid} ended {how}; another one starts")
-            return
+            self._warn(f"worker {worker.pid} ended {how}; another one starts")
+        else:
+            self._consider_failure(f"worker {worker.pid} ended at start {how}", max(code, 1))
+
+    def _consider_failure(self, what: str, code: int) -> None:
         self._failures += 1
-        is_serving = any(other.is_ready and not other.is_leaving for other in self.living.values())
-        if not self._has_served or (self._failures >= MAX_FAILURES and not is_serving):
-            self.fault = f"worker {worker.pid} ended at start {how}"
-            self.fault_code = max(code, 1)
+        if not self._has_served or (self._failures >= MAX_FAILURES and not self.serving):
+            self.fault, self.fault_code = what, code
             return
         pause = min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LAST_PAUSE_S)
         self._next_start = time.monotonic() + pause
-        self._warn(f"worker {worker.pid} ended at start {how}; another one starts in {pause:g} s")
+        self._warn(f"{what}; another one starts in {pause:g} s")
 
     def _start(self) -> Worker:
         ours, theirs = socket.socketpair()
@@ -136,3 +137,10 @@ class Workers:
         ours.setblocking(False)
         self.living[pid] = Worker(pid, ours)
         return self.living[pid]
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has none
+        return f"signal {number}"

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from gateway import handover, listening
+from gateway.workers import Workers
 from sage_reconcile import gatewayd
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.gatewayd import GatewayOptions, GatewayProcess, renewal
@@ -199,6 +200,12 @@ def test_a_worker_that_ends_at_the_first_start_ends_the_gateway(home: Home, tmp_
         pytest.raises(PermanentError, match=r"ended at start with code 1:\n(.|\n)*this is no uvloop"),
     ):
         gatewayd.start(home, GatewayOptions(port=free_port()), {**os.environ, **environ})
+
+
+def test_a_worker_that_the_system_does_not_start() -> None:
+    workers = Workers(["x" * (4 << 20)], 1, print)
+    assert workers.fill() == []
+    assert workers.fault == "a worker cannot be started: Argument list too long"
 
 
 def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
