@@ -2,10 +2,8 @@
 
 import ipaddress
 
-from gateway.keys import OPEN_PATHS, Keys, load_keys
+from gateway.keys import Keys
 from sage_reconcile.errors import BlockedError
-
-__all__ = ["OPEN_PATHS", "Keys", "check_listen", "load_keys"]
 
 
 def check_listen(host: str, keys: Keys) -> None:

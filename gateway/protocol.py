@@ -99,7 +99,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._exchange.resume()
 
     def shutdown(self) -> None:
-        """The server ends: what is in flight is answered, and what an idle client may just be sending, too."""
+        """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
         self._is_ending = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False

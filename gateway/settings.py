@@ -17,6 +17,7 @@ MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
 # "off" leaves the access log away.
 ACCESS_LOG = "SAGE_GATEWAY_ACCESS_LOG"
+WORKERS = "SAGE_GATEWAY_WORKERS"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
@@ -25,6 +26,7 @@ class Settings:
     """What a worker needs to know. `body_limit` in bytes; `key_file` is a path or "".
 
     `cors_origins` are origins as browsers send them, or "*" alone; empty: no page of another origin.
+    `workers` is how many of them share the port: what is limited for all is limited to a part in each.
     """
 
     home: Path
@@ -45,6 +47,7 @@ class Settings:
             body_limit=limit,
             cors_origins=origins,
             access_log=environ.get(ACCESS_LOG, "on") != "off",
+            workers=int(environ.get(WORKERS) or 1),
         )
 
 
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on; keys are needed beyond loopback"
     )
     p.add_argument("--port", type=int, default=8000)
-    p.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    p.add_argument("--workers", type=_count, default=1, help="processes that share the port")
     p.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     p.add_argument("--api-key-file", default="", help="file with one key a line")
     p.add_argument(
@@ -66,7 +69,21 @@ def parser() -> argparse.ArgumentParser:
         type=_mebibytes,
         help=f"largest request, MiB; else {MAX_BODY_MIB}, else {DEFAULT_MAX_BODY_MIB}",
     )
+    p.add_argument(
+        "--take-over",
+        type=int,
+        default=0,
+        metavar="PID",
+        help="take the place of this gateway of the same home as soon as this one serves; "
+        "it finishes what it has in flight",
+    )
     return p
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: give one from 1 on")
+    return int(text)
 
 
 def _mebibytes(text: str) -> int:
@@ -93,6 +110,7 @@ def to_environ(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[
         MARK: str(options.home.expanduser().absolute()),
         _KEY_FILE: str(Path(options.api_key_file).absolute()) if options.api_key_file else "",
         MAX_BODY_MIB: str(max_body),
+        WORKERS: str(options.workers),
     }
 
 

@@ -109,7 +109,9 @@ def stop(
 
 @app.command
 def restart() -> int:
-    """Stop the gateway and start it again with every option it was started with.
+    """Replace the gateway by one with new processes and every option it was started with.
+
+    No client notices: the old one finishes what is in flight, and goes on if the new one fails to start.
 
     With --stack, its watcher too; what the file's `gateway` section says by then counts.
 

@@ -6,10 +6,11 @@ that know both sage and the gateway.
 """
 
 from sage_reconcile.gatewayd.drain import in_flight
-from sage_reconcile.gatewayd.life import is_outdated, restart, run_foreground, start, start_all, stop
+from sage_reconcile.gatewayd.life import is_outdated, run_foreground, start, start_all, stop
 from sage_reconcile.gatewayd.options import GatewayOptions, log_file, recorded_options
 from sage_reconcile.gatewayd.processes import GatewayProcess, WatcherProcess, find, find_watcher
 from sage_reconcile.gatewayd.reach import is_healthy
+from sage_reconcile.gatewayd.renewal import restart
 from sage_reconcile.gatewayd.settle import Start, settle
 from sage_reconcile.gatewayd.watcher import check_no_other, start_watcher
 

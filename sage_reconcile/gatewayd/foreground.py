@@ -75,12 +75,12 @@ def _attend(children: _Children, wanted: set[signal.Signals]) -> int:
         if signal.sigwait(wanted) == signal.SIGCHLD:
             continue
         signals += 1
-        # uvicorn waits for requests in flight once, and no longer when it is interrupted again.
-        children.signal(children.gateway, signal.SIGTERM if signals == 1 else signal.SIGINT)
+        # The gateway waits for requests in flight once, and no longer when it is told again.
+        children.signal(children.gateway, signal.SIGTERM)
         children.signal(children.watcher, signal.SIGTERM if signals == 1 else signal.SIGKILL)
 
 
 def _was_asked(children: _Children) -> bool:
-    """Whether `sage gateway stop` ended it: uvicorn raises the signal again when it is done."""
+    """Whether `sage gateway stop` ended it: it raises the signal again when its workers have ended."""
     status = children.ended[children.gateway]
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)

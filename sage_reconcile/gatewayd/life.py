@@ -13,6 +13,7 @@ import psutil
 
 from gateway import settings
 from gateway.auth import check_listen
+from gateway.handover import is_offered
 from gateway.keys import load_keys
 from gateway.keysource import ADMIN_API_KEYS, API_KEYS
 from sage_reconcile.errors import BlockedError, PermanentError
@@ -23,7 +24,6 @@ from sage_reconcile.gatewayd.options import (
     log_file,
     marks,
     record_options,
-    recorded_options,
     worker_records,
 )
 from sage_reconcile.gatewayd.processes import (
@@ -31,6 +31,7 @@ from sage_reconcile.gatewayd.processes import (
     GatewayProcess,
     WatcherProcess,
     environ_of_pid,
+    family,
     find,
     find_watcher,
     is_parent,
@@ -64,13 +65,22 @@ def start(home: Home, options: GatewayOptions, environ: Mapping[str, str] | None
     port busy, no keys on an open address) and PermanentError (it ended at start; says its last log lines).
     """
     env = _prepare(home, options, os.environ if environ is None else environ)
+    return launch(home, options, env)
+
+
+def launch(home: Home, options: GatewayOptions, environ: dict[str, str], old: int = 0) -> GatewayProcess:
+    """Starts a gateway, in the place of the one with the pid `old` if that is not 0; waits until it serves.
+
+    `environ` is the whole environment, see `whole_environ`. Raises PermanentError if they end at start; then
+    none of them is left, and the old one serves as before.
+    """
     log = log_file(home)
     written = open_log(log)
-    pid = spawn_detached(command_line(home, options), env, log)
+    pid = spawn_detached(command_line(home, options, old), environ, log)
     try:
-        _await_health(home, pid, options, written)
+        _await_health(home, pid, options, written, old)
     except BaseException:
-        _end(home, lambda: members(home), force=True)
+        end(home, lambda: family(pid), force=True)
         raise
     return GatewayProcess(pid, psutil.Process(pid).create_time(), options)
 
@@ -87,7 +97,7 @@ def start_all(home: Home, wanted: Start) -> GatewayProcess:
         try:
             start_watcher(home, stack, wanted.stack_name, wanted.watch_environ)
         except BaseException:
-            _end(home, lambda: members(home), force=True)
+            end(home, lambda: members(home), force=True)
             raise
     return started
 
@@ -114,27 +124,8 @@ def stop(home: Home, force: bool = False) -> GatewayProcess | None:
     `force` does not wait for them. Engines stay.
     """
     running = find(home)
-    _end(home, lambda: [*members(home), *watchers(home)], force)
+    end(home, lambda: [*members(home), *watchers(home)], force)
     return running
-
-
-def restart(home: Home) -> GatewayProcess:
-    """Stops the gateway and its watcher, if they run, and starts them with the options and the environment
-    that they had. What the gateway section of the stack file says now counts.
-
-    Raises BlockedError if no options are known, StackError for a faulty stack file (nothing is stopped
-    then), and as `start_all` does.
-    """
-    running, watcher = find(home), find_watcher(home)
-    options = running.options if running else recorded_options(home)
-    if options is None:
-        raise BlockedError("no gateway runs and none was started before: use `sage gateway start`")
-    stack = watcher.file if watcher else options.stack
-    # What the caller sets anew goes first.
-    environ = {**_environ_before(running, watcher), **os.environ}
-    wanted = settle_again(options, stack, environ) if stack else Start(options, environ, environ)
-    stop(home)
-    return start_all(home, wanted)
 
 
 def is_outdated(running: GatewayProcess, stack: str) -> bool:
@@ -148,12 +139,12 @@ def is_outdated(running: GatewayProcess, stack: str) -> bool:
     watcher = find_watcher(Home(Path(environ[settings.MARK])))
     # References that neither environment has, as they were started before the file named them.
     ours = {name: value for name, value in os.environ.items() if name not in OF_START}
-    wanted = settle_again(running.options, stack, {**ours, **_environ_before(running, watcher)})
+    wanted = settle_again(running.options, stack, {**ours, **environ_before(running, watcher)})
     has_other_options = replace(wanted.options, stack=running.options.stack) != running.options
     return has_other_options or not is_same_access(wanted.environ, environ)
 
 
-def _environ_before(running: GatewayProcess | None, watcher: WatcherProcess | None) -> dict[str, str]:
+def environ_before(running: GatewayProcess | None, watcher: WatcherProcess | None) -> dict[str, str]:
     """The environment that both were started with: secrets that came by it are in no file, and what the keys
     of the stack file were read from only the watcher has.
     """
@@ -163,7 +154,8 @@ def _environ_before(running: GatewayProcess | None, watcher: WatcherProcess | No
     return {name: value for name, value in beside.items() if name not in left_out} | gateway
 
 
-def _end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> None:
+def end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> None:
+    """Ends the processes that `look` finds, as `stop` does."""
     ending = look()
     if not force:
         # The parent hands the signal on to its workers; orphaned workers have nobody who would.
@@ -182,8 +174,10 @@ def _end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> N
     _, alive = psutil.wait_procs(list(left), timeout=KILL_TIMEOUT_S)
     if alive:
         raise PermanentError(f"process {alive[0].pid} of the gateway does not end, not even by SIGKILL")
-    for record in worker_records(home).values():
-        record.unlink(missing_ok=True)
+    living = {process.pid for process in members(home)}
+    for pid, record in worker_records(home).items():
+        if pid not in living:
+            record.unlink(missing_ok=True)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -198,15 +192,24 @@ def _prepare(home: Home, options: GatewayOptions, environ: Mapping[str, str]) ->
     running = find(home)
     if running is not None:
         raise BlockedError(f"the gateway already runs: pid {running.pid}, {running.options.address}")
-    check_listen(options.host, load_keys(environ, options.api_key_file, options.workers))
+    env = whole_environ(home, options, environ)
     check_port(options)
     home.ensure()
     record_options(home, options)
+    return env
+
+
+def whole_environ(home: Home, options: GatewayOptions, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a gateway's process. Raises ReconcileError if the keys in it do not do."""
+    check_listen(options.host, load_keys(environ, options.api_key_file, options.workers))
     return {**with_import_path(environ), **marks(home, options)}
 
 
-def _await_health(home: Home, pid: int, options: GatewayOptions, written: int) -> None:
-    """Waits for /health of this very gateway. `written` is the size of the log before it was started."""
+def _await_health(home: Home, pid: int, options: GatewayOptions, written: int, old: int) -> None:
+    """Waits for /health of this very gateway, and until the old one, if any, has let go.
+
+    `written` is the size of the log before it was started.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -214,7 +217,7 @@ def _await_health(home: Home, pid: int, options: GatewayOptions, written: int) -
             told = last_lines(log_file(home), written)
             raise PermanentError(f"the gateway ended at start {how_it_ended(status)}:\n{told}")
         answering = health_pid(options)
-        if answering is not None and answering in {process.pid for process in members(home)}:
+        if answering in {process.pid for process in family(pid)} and not (old and is_offered(old)):
             return
         time.sleep(POLL_S)
     told = last_lines(log_file(home), written)

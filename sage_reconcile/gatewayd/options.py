@@ -42,13 +42,14 @@ class GatewayOptions:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-def command_line(home: Home, options: GatewayOptions) -> list[str]:
-    """The command that is a gateway."""
+def command_line(home: Home, options: GatewayOptions, predecessor: int = 0) -> list[str]:
+    """The command that is a gateway; `predecessor` is the pid of the one whose place it takes, or 0."""
     # -P: a folder named gateway in the caller's working directory must not be started instead.
     command = [sys.executable, "-P", "-m", "gateway", "--home", str(home.root), "--host", options.host]
     command += ["--port", str(options.port), "--workers", str(options.workers)]
     command += ["--log-level", options.log_level]
-    return [*command, "--api-key-file", options.api_key_file] if options.api_key_file else command
+    command += ["--api-key-file", options.api_key_file] if options.api_key_file else []
+    return [*command, "--take-over", str(predecessor)] if predecessor else command
 
 
 def marks(home: Home, options: GatewayOptions) -> dict[str, str]:

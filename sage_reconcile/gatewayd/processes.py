@@ -1,15 +1,15 @@
 """Finds the processes of a gateway, and the watcher beside it, by the marks in their environment."""
 
 import contextlib
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import psutil
 
 from gateway import settings
-from sage_reconcile.gatewayd.options import GatewayOptions, options_of, recorded_options, worker_records
+from sage_reconcile.gatewayd.options import GatewayOptions, options_of, recorded_options
 from sage_reconcile.home import Home
 
+PARENT, WORKER = "gateway", "gateway.worker"
 # Of a watcher's environment: the file that it logs to, or "" for a terminal.
 WATCH_LOG = "SAGE_GATEWAY_WATCH_LOG"
 WATCH = ("-m", "sage_reconcile.cli.main", "watch")
@@ -73,14 +73,21 @@ def watchers(home: Home) -> list[psutil.Process]:
 def members(home: Home) -> list[psutil.Process]:
     """The gateway's parent process first, then its workers, those included that lost their parent.
 
-    The mark alone proves nothing: whatever a gateway starts inherits it, an engine and its workers too. So a
-    parent is told by its command, and a worker by its parent or by the record that it keeps itself.
+    While a restart lets the old gateway finish there are two parents: the new one comes first. The mark alone
+    proves nothing: whatever a gateway starts inherits it, an engine and its workers too. The command does.
     """
     marked = [process for process in psutil.process_iter() if is_marked(process, home)]
-    parents = [process for process in marked if is_parent(process)]
-    pids = {process.pid for process in parents}
-    recorded = worker_records(home).keys()
-    return parents + [process for process in marked if _is_worker(process, pids, recorded)]
+    parents = sorted(filter(is_parent, marked), key=_age)
+    return parents + [process for process in marked if _has_module(process, WORKER)]
+
+
+def family(parent: int) -> list[psutil.Process]:
+    """One parent process, by its pid, and its workers; those that live."""
+    try:
+        process = psutil.Process(parent)
+        return [process, *(child for child in process.children() if _has_module(child, WORKER))]
+    except psutil.Error:
+        return []
 
 
 def is_marked(process: psutil.Process, home: Home) -> bool:
@@ -89,12 +96,8 @@ def is_marked(process: psutil.Process, home: Home) -> bool:
 
 
 def is_parent(process: psutil.Process) -> bool:
-    """Whether it was started by the gateway's own command; with one worker it is that worker, too."""
-    try:
-        command = process.cmdline()
-    except psutil.Error:
-        return False
-    return any(command[at : at + 2] == ["-m", "gateway"] for at in range(len(command) - 1))
+    """Whether it was started by the gateway's own command."""
+    return _has_module(process, PARENT)
 
 
 def environ_of(process: psutil.Process) -> dict[str, str]:
@@ -135,9 +138,18 @@ def _parent(process: psutil.Process) -> int:
         return 0
 
 
-def _is_worker(process: psutil.Process, parents: set[int], recorded: Collection[int]) -> bool:
+def _has_module(process: psutil.Process, module: str) -> bool:
+    """Whether it is a Python that was told to run this module."""
     try:
-        is_spawned = any("multiprocessing" in word for word in process.cmdline())
-        return is_spawned and (process.ppid() in parents or process.pid in recorded)
+        command = process.cmdline()
     except psutil.Error:
         return False
+    return any(command[at : at + 2] == ["-m", module] for at in range(len(command) - 1))
+
+
+def _age(process: psutil.Process) -> tuple[float, int]:
+    """What sorts the youngest first."""
+    try:
+        return -process.create_time(), -process.pid
+    except psutil.Error:
+        return 0.0, -process.pid

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sage_reconcile import gatewayd
+from sage_reconcile.gatewayd.processes import members
+from sage_reconcile.home import Home
 from tests.gateway.world import FakeEngine, Gateway, RecordingEngine
 
 
@@ -39,3 +42,15 @@ def recorder() -> Iterator[RecordingEngine]:
 @pytest.fixture
 def home_root(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+@pytest.fixture
+def home(home_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home whose gateway, if a test leaves one, is ended; commands of sage use it."""
+    monkeypatch.setenv("SAGE_HOME", str(home_root))
+    for name in ("SAGE_API_KEYS", "SAGE_ADMIN_API_KEYS", "SAGE_GATEWAY_PORT", "SAGE_GATEWAY_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    made = Home(home_root)
+    yield made
+    gatewayd.stop(made, force=True)
+    assert members(made) == []
