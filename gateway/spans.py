@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.util.types import AttributeValue
 
-from gateway.accesslog import MAX_PENDING, Access
+from gateway.accesslog import MAX_PENDING, MAX_TEXT, Access
 from gateway.tracing import Parent, Sampling, child_traceparent, new_trace_id, parse_traceparent
 from sage_reconcile.version import __version__
 
@@ -49,9 +49,10 @@ class Tracer:
         self._pending: list[tuple[Access, bytes, bytes]] = []
         self._ids = _GivenIds()
         own = {SERVICE_VERSION: __version__}
-        if not environ.get("OTEL_SERVICE_NAME") and SERVICE_NAME not in environ.get(
+        named = environ.get("OTEL_SERVICE_NAME") or SERVICE_NAME in environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
-        ):
+        )
+        if not named:
             own[SERVICE_NAME] = "sage-gateway"
         # Whether a request is recorded was decided when its header went to the engine.
         self._provider = TracerProvider(ALWAYS_ON, Resource.create(own), False, id_generator=self._ids)
@@ -111,11 +112,11 @@ def attributes_of(record: Access) -> dict[str, AttributeValue]:
     """By the semantic conventions for HTTP and generative AI; what they have no name for is `sage.*`."""
     found: dict[str, AttributeValue] = {
         "http.request.method": record.method,
-        "url.path": record.path,
+        "url.path": _text(record.path),
         "http.response.status_code": record.status,
-        "gen_ai.request.model": record.model,
+        "gen_ai.request.model": _text(record.model),
         "gen_ai.request.stream": record.stream,
-        "sage.request_id": record.request_id,
+        "sage.request_id": _text(record.request_id),
         "sage.src": record.src,
         "sage.retries": record.retries,
         "sage.queued_ms": record.queued_ms,
@@ -133,3 +134,8 @@ def attributes_of(record: Access) -> dict[str, AttributeValue]:
     }
     found.update((name, value) for name, value in optional.items() if value)
     return found
+
+
+def _text(given: str) -> str:
+    """What a client chose, cut, and without half surrogate pairs: which would cost the whole batch."""
+    return given[:MAX_TEXT].encode("utf-8", "replace").decode()

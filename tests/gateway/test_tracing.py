@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.accesslog import Access
+from gateway.accesslog import MAX_TEXT, Access
 from gateway.spans import Tracer
 from gateway.tracing import Sampling, child_traceparent, create_tracer, new_trace_id, parse_traceparent
 
@@ -252,13 +252,16 @@ def test_a_collector_gets_the_spans(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_PROXY", "*")
         tracer = create_tracer(os.environ)
         assert tracer is not None
-        tracer.add(record(), tracer.begin(GIVEN), GIVEN)
+        # Half of a surrogate pair, and a text without end: what clients may send as a model.
+        tracer.add(record(model="\ud800" + "x" * 10_000), tracer.begin(GIVEN), GIVEN)
         tracer.close()
     [sent] = got
     attributes = {one.key: one.value.string_value for one in sent.resource_spans[0].resource.attributes}
     assert attributes["service.name"] == "mine"
     [span] = sent.resource_spans[0].scope_spans[0].spans
     assert span.trace_id.hex().encode() == TRACE
+    [model] = [one.value.string_value for one in span.attributes if one.key == "gen_ai.request.model"]
+    assert model == "?" + "x" * (MAX_TEXT - 1)
 
 
 @pytest.mark.parametrize(
