@@ -40,8 +40,7 @@ from tests.bench.gateway.targets import (
     version_of,
 )
 from tests.bench.gateway.turn import PHASES, Bench, Result
-
-KEY = "sk-bench-0123456789abcdef"
+from tests.bench.gateway.world import KEY
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

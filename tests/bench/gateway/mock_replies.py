@@ -118,10 +118,14 @@ def stream_bursts(is_chat: bool, events: int, burst: int) -> tuple[bytes, ...]:
     return (STREAM_HEAD + bursts[0], *bursts[1:])
 
 
+def own_events(is_chat: bool, events: int, number: int) -> list[bytes]:
+    """A stream that no other number has: each event says whose it is, of a size of its own."""
+    sizes = ((number * 7 + event * 31) % 300 for event in range(events - 1))
+    texts = (f"s={number:08d} e={event} {filler(size)}" for event, size in enumerate(sizes))
+    return [*(_event(is_chat, text, False) for text in texts), _event(is_chat, "", True), DONE]
+
+
 def own_parts(is_chat: bool, events: int, number: int) -> list[bytes]:
-    """HTTP chunks of a stream that no other number has: each event says whose it is, of a size of its own."""
-    parts = []
-    for event in range(events - 1):
-        size = (number * 7 + event * 31) % 300
-        parts.append(http_chunk(_event(is_chat, f"s={number:08d} e={event} {filler(size)}", False)))
-    return [*parts, _end(is_chat)]
+    """That stream as HTTP chunks; the last part ends it."""
+    chunks = [http_chunk(event) for event in own_events(is_chat, events, number)]
+    return [*chunks[:-2], b"".join(chunks[-2:]) + STREAM_END]
