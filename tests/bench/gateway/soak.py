@@ -1,8 +1,8 @@
 """The gateway under mixed load for long: does its memory stay flat, and does any request fail?
 
 Short answers, streams, clients that leave, large bodies, unknown models and paths, wrong keys, against two
-fake model servers, one of which is killed and started again now and then. A stream that was running on it must
-end with an error event, and is counted as cut; every other answer must be right, to the byte. Run as
+fake model servers, one of which is killed and started again now and then. A stream that was running on it
+must end with an error event, and is counted as cut; every other answer must be right, to the byte. Run as
 `python -m tests.bench.gateway.soak [--seconds 1800]`; exits 1 unless the memory is flat and nothing failed.
 """
 
@@ -88,16 +88,16 @@ async def watch(world: World, tally: Tally, seconds: float) -> list[Sample]:
     return samples
 
 
-async def soak(world: World, seconds: float, kill_every: float) -> bool:
+async def soak(world: World, options: argparse.Namespace) -> bool:
     """Prints what happens; whether all was well."""
-    tally = Tally(world.port)
+    tally, seconds = Tally(world.port), options.seconds
     end = asyncio.get_running_loop().time() + seconds
     before = look(world.gateway.pid, 0.0)
     async with asyncio.TaskGroup() as group:
         group.create_task(all_clients(tally, end))
-        group.create_task(kill_now_and_then(world, tally, kill_every, end))
+        group.create_task(kill_now_and_then(world, tally, options.kill_every, end))
         watching = group.create_task(watch(world, tally, seconds))
-    await asyncio.sleep(IDLE_S)
+    await asyncio.sleep(options.idle)
     after = look(world.gateway.pid, seconds)
     is_well, middle, last = is_flat(watching.result())
     print(", ".join(f"{kind}: {count:,}" for kind, count in sorted(tally.done.items())))
@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--kill-every", type=float, default=15, help="seconds between two kills")
+    parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds before the last look")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
     end_on_sigterm()
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="sage-soak-") as folder,
         World(Path(folder), 2, options.workers) as world,
     ):
-        is_well = uvloop.run(soak(world, options.seconds, options.kill_every))
+        is_well = uvloop.run(soak(world, options))
     return 0 if is_well else 1
 
 

@@ -92,7 +92,7 @@ class Bench:
             body = self.bodies["json"].read_bytes()
             result["ready_s"] = seconds_to_ok(process, lambda: ask(port, target.ready, None, self.headers))
             result["first_200_s"] = seconds_to_ok(process, lambda: ask(port, PATH, body, self.headers))
-        for name in ("json", "stream"):
+        for name in ("json", "stream") if options.warmup else ():
             self._wrk(port, name, options.connections, options.warmup)
         for phase in options.phases:
             if target.cmd:
