@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="sage-bench-") as folder:
         Path(folder).chmod(0o755)
         full, failed = measure(Bench(options, Path(folder)), targets, options)
-    print("{cpu}, {cores} cores, Linux {kernel}, Python {python}".format(**full["machine"]))
+    print(
+        "{cpu}, {cores} cores, Linux {kernel}, Python {python}; load before: {load}".format(**full["machine"])
+    )
     print(", ".join(f"{name} {text}" for name, text in full["versions"].items()), end="\n\n")
     print(report.table(full["medians"]), end="\n\n")
     told, is_met = report.goals(full["medians"])

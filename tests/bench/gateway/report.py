@@ -116,7 +116,7 @@ def table(results: Mapping[str, Result]) -> str:
             except (KeyError, ValueError, ZeroDivisionError):
                 line.append("")
         lines.append(line)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return "\n".join("| " + " | ".join(_cells(line, widths)) + " |" for line in lines)
 
@@ -133,7 +133,7 @@ class Goal:
     text: str
     limit: float
     value: Callable[[Rows], float]
-    form: str = "{:.2f} x"
+    form: Callable[[float], str] = "{:.2f} x".format
     aim: float | None = None
 
     def told(self, rows: Rows) -> tuple[str, bool]:
@@ -144,12 +144,8 @@ class Goal:
             return f"not measured  {self.text}", False
         is_missed = value > self.limit
         verdict = "MISSED" if is_missed else "met"
-        aim = (
-            f" (aim {self.form.format(self.aim)}: {'met' if value <= self.aim else 'not met'})"
-            if self.aim
-            else ""
-        )
-        return f"{verdict:<12}  {self.text}: {self.form.format(value)}{aim}", is_missed
+        aim = f" (aim {self.form(self.aim)}: {'met' if value <= self.aim else 'not met'})" if self.aim else ""
+        return f"{verdict:<12}  {self.text}: {self.form(value)}{aim}", is_missed
 
 
 GOALS = (
@@ -160,7 +156,7 @@ GOALS = (
         "CPU per request at most 1/300 of litellm's",
         1 / 300,
         lambda r: r.ratio(SUBJECT, "litellm", "json", "cpu_us"),
-        "{:.5f} x",
+        lambda ratio: f"1/{1 / ratio:,.0f}",
     ),
     Goal(
         "p99 transit of paced events at most vllm-router's",
@@ -168,9 +164,12 @@ GOALS = (
         lambda r: r.beside("paced", "transit_ms", "p99"),
     ),
     Goal(
-        "peak RSS of a worker at most 80 MiB", 80, lambda r: r.value(SUBJECT, "worker_rss_mib"), "{:.0f} MiB"
+        "peak RSS of a worker at most 80 MiB",
+        80,
+        lambda r: r.value(SUBJECT, "worker_rss_mib"),
+        "{:.1f} MiB".format,
     ),
-    Goal("requests that failed or never ended", 0, lambda r: errors(r.results[SUBJECT]), "{:.0f}"),
+    Goal("requests that failed or never ended", 0, lambda r: errors(r.results[SUBJECT]), "{:.0f}".format),
 )
 
 

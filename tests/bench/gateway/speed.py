@@ -72,8 +72,8 @@ class Speed(threading.Thread):
         collected += self.samples[first:] or self.samples[-1:]
 
 
-def machine() -> dict[str, str | int]:
-    """What measured: processor, usable cores, kernel, Python."""
+def machine() -> dict[str, str | int | float]:
+    """What measured: processor, usable cores, kernel, Python; how many others wanted the cores before."""
     cpu = ""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -83,4 +83,5 @@ def machine() -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
     }

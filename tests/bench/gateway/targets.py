@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ TARGETS = HERE / "targets.toml"
 # nginx and HAProxy lie where only root looks.
 SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 VERSION_S = 60
+_VERSION = re.compile(r"\d+(\.\d+)+")
 _MARKER = ".sage-complete"
 
 
@@ -115,7 +117,7 @@ def command_of(target: Target, places: Places) -> list[str]:
 
 
 def version_of(target: Target) -> str:
-    """What its version command prints, or the version of its Python package; "" if neither can be asked."""
+    """The number that its version command prints, or of its Python package; "" if neither can be asked."""
     if not target.cmd:
         return ""
     program = target.found() or target.program
@@ -130,7 +132,8 @@ def version_of(target: Target) -> str:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=VERSION_S, check=False, cwd=ROOT
         )
-        return (done.stdout + done.stderr).strip().partition("\n")[0]
+        if number := _VERSION.search(done.stdout + done.stderr):
+            return number[0]
     return ""
 
 
