@@ -98,9 +98,9 @@ def python_module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"tests.bench.gateway.{name}", *arguments]
 
 
-def environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
+def environ() -> dict[str, str]:
     """This environment, in which the modules of the checkout are found from any folder."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **(more or {})}
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def pinned(command: Sequence[str], cores: Sequence[int]) -> list[str]:
@@ -110,7 +110,10 @@ def pinned(command: Sequence[str], cores: Sequence[int]) -> list[str]:
 
 
 class Process:
-    """A child process in a session of its own, ended with its whole session at the end of the block."""
+    """A child process in a session of its own, ended with its whole session at the end of the block.
+
+    `env` is its whole environment; without it, it finds the modules of the checkout.
+    """
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environ(env),
+                env=environ() if env is None else env,
                 cwd=log.parent,
                 start_new_session=True,
             )

@@ -105,6 +105,7 @@ class Places:
             "model": self.model,
             "key": self.key,
             "python": sys.executable,
+            "repository": str(ROOT),
         }.items():
             text = text.replace("{" + name + "}", value)
         return text

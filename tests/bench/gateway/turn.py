@@ -115,7 +115,7 @@ class Bench:
     def _start(self, target: Target, places: Places) -> Process:
         for name, text in target.files.items():
             (places.folder / name).write_text(places.fill(text))
-        env = {name: places.fill(value) for name, value in target.env.items()}
+        env = {**os.environ, **{name: places.fill(value) for name, value in target.env.items()}}
         log = places.folder / "log"
         return Process(command_of(target, places), log, self.cores.gateway(target.cores), env)
 

@@ -1,7 +1,6 @@
 """The gateway with fake model servers behind it, as real processes that end with the block."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +34,7 @@ class World:
             command = python_module("sage_target", *arguments)
             log = self.folder / "gateway.log"
             self.gateway = stack.enter_context(
-                Process(command, log, env={**os.environ, "SAGE_API_KEYS": KEY})
+                Process(command, log, env={**processes.environ(), "SAGE_API_KEYS": KEY})
             )
             seconds_to_ok(self.gateway, lambda: ask(self.port, "/v1/models", None, HEADERS), START_S)
             self._stack = stack.pop_all()
