@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,10 +162,25 @@ def _install_debian(packages: list[str]) -> None:
         return
     _say(f"installing {', '.join(packages)} ...")
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for one in ("apt-get -qq update", command.replace("install", "-qq -y install", 1)):
-        done = subprocess.run(one.split(), env=environ, capture_output=True, text=True, check=False)
-        if done.returncode:
-            _say(f"{one} failed:\n{done.stderr[-1000:]}")
+    with _no_services():
+        for one in ("apt-get -qq update", command.replace("install", "-qq -y install", 1)):
+            done = subprocess.run(one.split(), env=environ, capture_output=True, text=True, check=False)
+            if done.returncode:
+                _say(f"{one} failed:\n{done.stderr[-1000:]}")
+
+
+@contextlib.contextmanager
+def _no_services(policy: Path = Path("/usr/sbin/policy-rc.d")) -> Iterator[None]:
+    """Debian starts a web server as soon as it is installed, unless this script says no (101)."""
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    try:
+        policy.chmod(0o755)
+        yield
+    finally:
+        policy.unlink()
 
 
 def _install_python(target: Target) -> None:
