@@ -21,7 +21,7 @@ CODE := sage_reconcile gateway sage tests .ci
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### Environments
 
@@ -76,6 +76,14 @@ test-gpu: install ## the tests for a GPU host: set SAGE_VLLM_PYTHON to a Python 
 .PHONY: bench
 bench: install ## measures validating, planning and start-up
 	@$(BIN)/python -m tests.bench.planner
+
+.PHONY: bench-gateway
+bench-gateway: install ## the gateway beside its peers (ARGS="--repeats 1 --seconds 2 --only sage,vllm-router")
+	@$(BIN)/python -m tests.bench.gateway --install $(ARGS)
+
+.PHONY: soak-gateway
+soak-gateway: install ## half an hour of mixed load on the gateway: memory, failures (SECONDS=60 for a look)
+	@$(BIN)/python -m tests.bench.gateway.soak --seconds $(or $(SECONDS),1800) $(ARGS)
 
 ##### See it work
 
