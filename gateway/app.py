@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
+from gateway.admin import admin_handlers
 from gateway.errors import RequestError, internal_error
 from gateway.front import Front
 from gateway.handlers import engine_handlers, own_handlers
@@ -42,10 +43,10 @@ def build(settings: Settings) -> Front:
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
-            lane.close()
+            await lane.close()
 
     app = Litestar(
-        route_handlers=[*engine_handlers(), *own_handlers(lane)],
+        route_handlers=[*engine_handlers(), *own_handlers(lane), *admin_handlers(lane)],
         lifespan=[life],
         openapi_config=OpenAPIConfig(
             title="sage gateway",

@@ -1,6 +1,7 @@
 """One sending of a request to one backend, and its reply on the way to the client."""
 
 import re
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import httptools
@@ -30,7 +31,7 @@ class Attempt:
 
     __slots__ = (
         "_before_last",
-        "_is_stream",
+        "is_stream",
         "_last",
         "_unchunk",
         "_write",
@@ -50,7 +51,7 @@ class Attempt:
         self.member = member
         self.connection: EngineConnection | None = None
         self.head: ReplyHead | None = None
-        self.is_passed_on = self._is_stream = False
+        self.is_passed_on = self.is_stream = False
         self.sent_at = now
         self.first_at = self.last_at = 0.0
         self.bytes_out = 0
@@ -89,28 +90,28 @@ class Attempt:
             self.exchange.on_unable(self, f"it answered {head.status}")
             return False
         self.head = head
-        self._is_stream = b"text/event-stream" in head.lower
+        self.is_stream = b"text/event-stream" in head.lower
         return True
 
     def on_piece(self, data: bytes) -> None:
-        now = self.exchange.lane.time()
-        if not self.is_passed_on:
-            self.first_at = now
-            self._pass_on_head()
-        elif self._is_stream:
-            self.exchange.meter.gap.observe(now - self.last_at)
-        self.last_at = self.member.heard_at = now
+        now = monotonic()
         self._before_last, self._last = self._last, data
         self.bytes_out += len(data)
-        if self._unchunk is None:
-            self._write(data)
+        if self.is_passed_on:
+            if self.is_stream:
+                self.exchange.meter.gap.observe(now - self.last_at)
+            self._write(data if self._unchunk is None else self._unchunk(data))
         else:
-            self._write(self._unchunk(data))
+            self.first_at = now
+            head = self._pass_on_head()
+            # One write, for each is a call of the system.
+            self._write(head + (data if self._unchunk is None else self._unchunk(data)))
+        self.last_at = self.member.heard_at = now
 
     def on_end(self) -> None:
         if not self.is_passed_on:
-            self.first_at = self.last_at = self.exchange.lane.time()
-            self._pass_on_head()
+            self.first_at = self.last_at = monotonic()
+            self._write(self._pass_on_head())
         self.exchange.on_answered(self)
 
     def on_lost(self, reason: str, kind: str) -> None:
@@ -133,7 +134,8 @@ class Attempt:
         prompt, completion = _PROMPT_TOKENS.search(tail, at), _COMPLETION_TOKENS.search(tail, at)
         return int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0
 
-    def _pass_on_head(self) -> None:
+    def _pass_on_head(self) -> bytes:
+        """The head as the client gets it; from now on nobody else can be asked."""
         head, exchange = self.head, self.exchange
         assert head is not None
         self.is_passed_on = True
@@ -143,7 +145,7 @@ class Attempt:
         if head.is_chunked and not knows_chunks:
             self._unchunk = _Unchunk(head)
             exchange.keep_alive = False
-        self._write(head.to_client(exchange.added_lines(b"engine"), knows_chunks))
+        return head.to_client(exchange.added_lines(b"engine"), knows_chunks)
 
     def _end_broken(self, reason: str) -> None:
         """Tells the client, where the reply is a stream of events that ended between two of them."""

@@ -6,7 +6,7 @@ All other bytes stay.
 import json
 import re
 import zlib
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,15 +23,10 @@ _MODEL_PART = re.compile(rb'content-disposition:[^\r\n]*[;\s]name="?model"?\s*(?
 
 # One plain `"model": "..."`; with the other conditions of `_one_plain_span`, the only one there is.
 _PLAIN_MODEL = re.compile(rb'"model"[ \t\n\r]*:[ \t\n\r]*("[^"\\]*")')
+# So many digits Python reads as one number, and no more.
+HUGE_DIGITS = 4300
 # Bytes that one look at a compressed body may give at once.
 _UNPACK_STEP = 1 << 20
-
-
-class Asked(NamedTuple):
-    """What a request says of itself. `max_tokens` is 0 where the body names none."""
-
-    model: str
-    max_tokens: int
 
 
 class _Head(msgspec.Struct):
@@ -43,16 +38,19 @@ class _Head(msgspec.Struct):
 _HEAD = msgspec.json.Decoder(_Head)
 
 
-def read(body: bytes, content_type: bytes) -> Asked:
-    """The model that the request asks for. Raises RequestError (400) where there is none."""
+def read(body: bytes, content_type: bytes) -> tuple[str, int]:
+    """The model that the request asks for, and its `max_tokens`, 0 where the body names none.
+
+    Raises RequestError (400) where there is no model.
+    """
     if _is_multipart(content_type):
         spans = _multipart_spans(body, content_type)
         text = body[slice(*spans[-1])].decode(errors="replace").strip() if spans else msgspec.UNSET
         head = _Head(text)
     else:
         head = _json_head(body)
-    tokens = head.max_completion_tokens or head.max_tokens
-    return Asked(_checked(head.model), tokens if isinstance(tokens, int) and tokens > 0 else 0)
+    tokens = head.max_completion_tokens or head.max_tokens or 0
+    return _checked(head.model), max(tokens, 0) if isinstance(tokens, int) else 0
 
 
 def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -163,11 +161,11 @@ def _not_json(error: Exception) -> RequestError:
 
 
 def _may_hold_huge_number(body: bytes) -> bool:
-    """Whether there may be a number of more digits than Python reads (4300); the quick parser skips those.
+    """Whether there may be a number of more digits than Python reads (HUGE_DIGITS); the quick parser skips those.
 
     A run of digits that long covers a whole look, wherever it begins; most bodies have no such look.
     """
-    return any(body[at : at + 64].isdigit() for at in range(0, len(body), 2048))
+    return len(body) > HUGE_DIGITS and any(body[at : at + 64].isdigit() for at in range(0, len(body), 2048))
 
 
 def _json_spans(text: str) -> list[Span]:

@@ -52,7 +52,8 @@ class Exchange:
     attempt: Attempt | None = None
     ask: Ask | None = None
     model = code = reason = ""
-    status = sends = max_tokens = reserved = 0
+    trace = b""
+    status = sends = retries = max_tokens = reserved = 0
     prompt_tokens = completion_tokens = 0
     started = queued_s = held_s = 0.0
     waits_since = hold_until = retry_at = 0.0
@@ -128,7 +129,7 @@ class Exchange:
         self.plan = plan
         # Whoever comes new goes behind those who wait.
         may_choose = is_called or self.avoid or not len(plan.pool.line)
-        key = self._affinity(plan.route.policy)
+        key = self._affinity(plan.route.policy) if len(plan.ready) > 1 else b""
         member = plan.choose(key, self.avoid, now) if may_choose else None
         if member is not None:
             self._send_to(member, now)
@@ -171,16 +172,9 @@ class Exchange:
             content_type = seen.get(b"content-type", b"")
             body = request_body.with_model(self._plain or body, content_type, member.backend.model)
             headers = [pair for pair in headers if pair[0] != b"content-encoding"]
-        lines = heads.to_engine(headers, seen.get(b"connection", b""))
-        head = b"POST %b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
-            member.prefix,
-            self.target,
-            member.head_rest,
-            lines,
-            len(body),
-            self.request_id,
-        )
-        return head, body
+        lines = heads.to_engine(headers, seen.get(b"connection", b""), self.trace)
+        last = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), self.request_id)
+        return b"".join((b"POST ", member.prefix, self.target, member.head_rest, lines, last)), body
 
     # Of the attempt.
 
@@ -253,14 +247,16 @@ class Exchange:
         if encoding != b"identity":
             self._plain = body = request_body.unpacked(body, encoding.lower(), lane.body_limit)
         self.model, self.max_tokens = request_body.read(body, seen.get(b"content-type", b""))
-        if self.model not in lane.fleet.plans:
+        plan = lane.fleet.plans.get(self.model)
+        if plan is None:
             raise unknown_model(self.model, lane.fleet.plans)
-        self.meter = lane.meters.route(self.model)
+        self.meter = plan.meter
         if self.key is not None:
             tokens = len(body) // 4 + self.max_tokens
             if refusal := self.key.admit(self.model, tokens, now):
                 raise refusal
             self.reserved, self.is_admitted = tokens, True
+        self.trace = lane.accounts.begin_trace(self)
         self.dispatch()
 
     def _affinity(self, policy: str) -> bytes:
@@ -273,6 +269,7 @@ class Exchange:
 
     def _send_to(self, member: Member, now: float) -> None:
         member.in_flight += 1
+        self.meter.in_flight += 1
         self.attempt = attempt = Attempt(self, member, now)
         member.attempts.add(attempt)
         connection = take(member.idle, now)
@@ -309,6 +306,7 @@ class Exchange:
             self.refuse(engine_lost(self.model, self.sends, self.reason))
             return
         self.avoid = (*self.avoid, member)
+        self.retries += 1
         self.meter.retries += 1
         self.dispatch()
 
@@ -339,6 +337,7 @@ class Exchange:
         self.attempt = None
         member = attempt.member
         member.in_flight -= 1
+        self.meter.in_flight -= 1
         member.attempts.discard(attempt)
         if not member.is_accepting:
             self.lane.tell_leaving()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.line import Line
 from gateway.member import Member
-from gateway.meters import Meters
+from gateway.meters import Meters, RouteMeter
 from gateway.pick import pick
 from sage_reconcile.model.routing import Route, RoutingTable
 
@@ -27,9 +27,10 @@ class Pool:
 class Plan:
     """One model name as the table has it: the route, and the pool that answers for it."""
 
-    def __init__(self, route: Route, pool: Pool, turns: Iterator[int]) -> None:
+    def __init__(self, route: Route, pool: Pool, turns: Iterator[int], meter: RouteMeter) -> None:
         self.route = route
         self.pool = pool
+        self.meter = meter
         self.ready = [member for member in pool.members if member.is_ready]
         self._turns = turns
 
@@ -108,7 +109,7 @@ class Fleet:
             if pool is None:
                 pool = pools[route.backends] = Pool(members, route, self.queue_policy or route.queue_policy)
             turns = self._turns.setdefault(route.name, itertools.count())
-            self.plans[route.name] = Plan(route, pool, turns)
+            self.plans[route.name] = Plan(route, pool, turns, self._meters.route(route.name))
         self.pools = list(pools.values())
         self._turns = {name: self._turns[name] for name in self.plans}
         for member in self.members.values():

@@ -31,13 +31,14 @@ _UPGRADING = frozenset({b"http2-settings"})
 TO_ENGINE_DROPPED = HOP_BY_HOP | CREDENTIALS | RENEWED | _UPGRADING
 
 _TO_CLIENT_DROPPED = HOP_BY_HOP - {b"transfer-encoding"} | {b"x-request-id", b"x-sage-src"}
-# Looked for in a lower-case head before it is taken apart.
-_ASKS_FOR_WORK = tuple(b"\n" + name + b":" for name in sorted(_TO_CLIENT_DROPPED))
+# Every line of a lower-case head that matters to the gateway, found in one pass.
+_SPECIAL = re.compile(
+    rb"\n(content-length|transfer-encoding|%b):[ \t]*([^\r]*?)[ \t]*\r"
+    % b"|".join(sorted(_TO_CLIENT_DROPPED))
+)
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,200}")
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d+)[ \t]*\r")
-_CHUNKED = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r")
-_ID_START = os.urandom(8).hex()
+_ID_START = os.urandom(8).hex().encode()
 _ID_NUMBERS = itertools.count()
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -56,7 +57,7 @@ def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
 
 def new_request_id() -> bytes:
     """An id that no other request of this or another worker has."""
-    return f"{_ID_START}{next(_ID_NUMBERS):012x}".encode()
+    return b"%b%012x" % (_ID_START, next(_ID_NUMBERS))
 
 
 def is_request_id(given: bytes) -> bool:
@@ -64,13 +65,15 @@ def is_request_id(given: bytes) -> bool:
     return _REQUEST_ID.fullmatch(given) is not None
 
 
-def to_engine(headers: Headers, connection: bytes) -> bytes:
+def to_engine(headers: Headers, connection: bytes, trace: bytes = b"") -> bytes:
     """The lines of the client's head that an engine gets. `connection` is the client's header of this name,
-    or b"": what it names is for the gateway alone."""
-    dropped = TO_ENGINE_DROPPED
+    or b"": what it names is for the gateway alone. `trace` is the traceparent that stands for the client's,
+    or b""."""
+    dropped = TO_ENGINE_DROPPED | {b"traceparent"} if trace else TO_ENGINE_DROPPED
     if connection:
         dropped = dropped | {token.strip().lower() for token in connection.split(b",")}
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] not in dropped])
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] not in dropped])
+    return b"%btraceparent: %b\r\n" % (lines, trace) if trace else lines
 
 
 class ReplyHead:
@@ -80,7 +83,7 @@ class ReplyHead:
     `is_chunked` nor has a length goes on until the engine closes the connection.
     """
 
-    __slots__ = ("is_chunked", "length", "lower", "raw", "status")
+    __slots__ = ("_is_plain", "is_chunked", "length", "lower", "raw", "status")
 
     def __init__(self, status: int, raw: bytes) -> None:
         self.status = status
@@ -88,10 +91,15 @@ class ReplyHead:
         self.lower = lower = raw.lower()
         self.is_chunked = False
         self.length = -1
-        if b"\ntransfer-encoding:" in lower:
-            self.is_chunked = _CHUNKED.search(lower) is not None
-        elif found := _LENGTH.search(lower):
-            self.length = int(found[1])
+        # Whether there is nothing in it that must not go on to a client.
+        self._is_plain = raw.startswith(b"HTTP/1.1 ")
+        for name, value in _SPECIAL.findall(lower):
+            if name == b"content-length":
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                self.is_chunked = value == b"chunked"
+            else:
+                self._is_plain = False
 
     @property
     def is_event_stream(self) -> bool:
@@ -116,14 +124,8 @@ class ReplyHead:
 
         `is_chunked_known` is false for an HTTP/1.0 client, to whom the body goes without chunks.
         """
-        raw = self.raw
-        if is_chunked_known and raw.startswith(b"HTTP/1.1 "):
-            lower = self.lower
-            for name in _ASKS_FOR_WORK:
-                if name in lower:
-                    break
-            else:
-                return b"%b%b\r\n" % (raw[:-2], added)
+        if is_chunked_known and self._is_plain:
+            return b"".join((self.raw[:-2], added, b"\r\n"))
         return self._rebuilt(added, is_chunked_known)
 
     def _rebuilt(self, added: bytes, is_chunked_known: bool) -> bytes:

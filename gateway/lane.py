@@ -7,10 +7,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from gateway.accounts import Accounts
 from gateway.errors import RequestError, too_large
 from gateway.fleet import Fleet
 from gateway.keys import Keys, refusal
-from gateway.meters import Meters
+from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
 from gateway.settings import Settings
 from gateway.source import TableSource
@@ -38,9 +39,11 @@ class Lane:
         self.keys = keys
         self.source = TableSource(settings.home / "routing" / "routing.json")
         self.record = WorkerRecord(settings.home / "run" / "gateway")
-        self.meters = Meters()
+        self.accounts = Accounts(settings.home, settings.access_log)
+        self.meters = self.accounts.meters
         self.nobodys_meter = self.meters.route("")
         self.fleet = Fleet(self.meters, settings.workers)
+        self._policy_file = PolicyFile(settings.home / "run" / "gateway" / "queue_policy")
         self.waiting = Waiting(self)
         self._timeouts = Timeouts(self)
         self._cors = frozenset(origin.encode() for origin in settings.cors_origins)
@@ -50,17 +53,22 @@ class Lane:
         """Serves by the table as it is now. The record comes first: whoever drains sees a worker that has
         not loaded its table yet."""
         self.record.write("", {})
+        self.accounts.snapshots.start()
         self.refresh()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nothing is served any more."""
+        await self.accounts.close(self.time())
         self.record.remove()
 
     def refresh(self) -> None:
         """Serves by the routing file as it is now, if it is new and good."""
         before = self.source.fault
+        if self._policy_file.refresh():
+            self.fleet.set_queue_policy(self._policy_file.policy)
         if self.source.refresh():
             table = self.source.table
+            self.meters.follow(table, self.time())
             waited = self.fleet.load(table)
             logger.info(
                 "serving by table %s: %d routes, %d backends",
@@ -80,6 +88,7 @@ class Lane:
             self.refresh()
             self.waiting.sweep()
             self._timeouts.sweep()
+            self.accounts.tick(self.fleet.members.values(), self.time())
             if os.getppid() != self._parent:
                 # Nobody would end this worker any more.
                 self._parent = os.getppid()
@@ -88,6 +97,14 @@ class Lane:
     def tell_leaving(self) -> None:
         """Writes down what is in flight where no new requests go, for whoever drains there."""
         self.record.write(self.source.digest, self.fleet.leaving())
+
+    def set_queue_policy(self, policy: str) -> None:
+        """All workers of this gateway serve all lines by this policy from now on; "" is what the table says.
+
+        Raises OSError.
+        """
+        self._policy_file.write(policy)
+        self.refresh()
 
     def cors_lines(self, origin: bytes) -> bytes:
         """Reply header lines for a page of this origin, or b"" if it may not read replies."""
@@ -101,7 +118,7 @@ class Lane:
         """Why a request is refused before its body is read, or None. Notes whose it is."""
         seen = exchange.seen
         if self.keys:
-            key = self.keys.find(seen.get(b"authorization", b""), seen.get(b"x-api-key", b""))
+            key = exchange.client.key_of(seen.get(b"authorization", b""), seen.get(b"x-api-key", b""))
             if key is None:
                 return refusal(self.keys, exchange.path.decode(), None)
             exchange.key = key
@@ -111,23 +128,9 @@ class Lane:
     def account(self, exchange: "Exchange", attempt: "Attempt | None") -> None:
         """Counts an exchange that is over."""
         now = self.time()
-        meter, status = exchange.meter, exchange.status
-        meter.replies[status] = meter.replies.get(status, 0) + 1
-        meter.bytes_in += exchange.size
-        if exchange.started:
-            meter.duration.observe(now - exchange.started)
-        if exchange.queued_s:
-            meter.queue_wait.observe(exchange.queued_s)
-        if exchange.held_s:
-            meter.hold_wait.observe(exchange.held_s)
-        if attempt is not None and attempt.is_passed_on:
-            meter.bytes_out += attempt.bytes_out
-            meter.first_byte.observe(attempt.first_at - exchange.started)
-            replies = attempt.member.meter.replies
-            replies[status] = replies.get(status, 0) + 1
-            attempt.member.meter.first_byte.observe(attempt.first_at - attempt.sent_at)
-            meter.prompt_tokens += exchange.prompt_tokens
-            meter.completion_tokens += exchange.completion_tokens
+        self.accounts.count(exchange, attempt, now)
         if exchange.key is not None and exchange.is_admitted:
             used = exchange.prompt_tokens + exchange.completion_tokens
-            exchange.key.finish(exchange.reserved, used or exchange.reserved, now)
+            if not used and attempt is not None and attempt.is_passed_on:
+                used = exchange.reserved
+            exchange.key.finish(exchange.reserved, used, now)

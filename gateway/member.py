@@ -82,6 +82,11 @@ class Member:
             return True
         return self._ejected_until > 0 and (now < self._ejected_until or self.in_flight > 0)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether it is ejected, or on trial after that."""
+        return self.is_silent or self._ejected_until > 0
+
     def succeeded(self) -> None:
         """It answered."""
         if self._failures or self.is_silent:

@@ -6,7 +6,9 @@ where uvicorn has the cycle of a request.
 """
 
 import asyncio
+import hmac
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -18,6 +20,7 @@ from gateway.exchange import Exchange
 from gateway.paths import engine_target
 
 if TYPE_CHECKING:
+    from gateway.keys import Key
     from gateway.lane import Lane
 
 # As much as common servers take; a long prompt is a body, never a header.
@@ -54,6 +57,12 @@ class GatewayProtocol(HttpToolsProtocol):
         self._body_bytes_before = -1
         self._is_in_request = True
         self._read_timer: asyncio.TimerHandle | None = None
+        self._knows_chunks: bool | None = None
+        # What the last request's key was found by.
+        self._credentials = b""
+        self._key: Key | None = None
+        # Since when (monotonic) no request is under way; 0.0 while one is, and before the first.
+        self.idle_since = 0.0
 
     # Of the connection.
 
@@ -73,6 +82,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._kept_bytes += len(data)
+        self.idle_since = 0.0
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         try:
@@ -131,10 +141,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._to_application()
             return
         exchange = Exchange(self, *found, self.headers)
-        exchange.knows_chunks = self.parser.get_http_version() == "1.1"
-        exchange.keep_alive = (
-            exchange.knows_chunks and self.parser.should_keep_alive() and not self._is_ending
-        )
+        if self._knows_chunks is None:
+            # Asked once, as it takes a while; no client changes its version on a connection.
+            self._knows_chunks = self.parser.get_http_version() == "1.1"
+        if not (self._knows_chunks and self.parser.should_keep_alive()) or self._is_ending:
+            exchange.keep_alive = False
+            exchange.knows_chunks = self._knows_chunks
         before, self.cycle = self.cycle, exchange
         if before is None or before.response_complete:
             self._take_turn(exchange)
@@ -185,11 +197,27 @@ class GatewayProtocol(HttpToolsProtocol):
     def exchange_is_over(self, exchange: Exchange) -> None:
         """The reply is written. Reads the next request, or ends the connection."""
         self._exchange = None
-        if exchange.keep_alive:
+        if not exchange.keep_alive:
+            self.transport.close()
+        elif self.pipeline or self.flow.read_paused or self._is_ending:
             self.on_response_complete()
             if self._is_ending and not self.pipeline:
                 self._close_soon()
         else:
+            # Instead of a timer for each request, the lane looks for idle connections now and then.
+            self.idle_since = monotonic()
+
+    def key_of(self, authorization: bytes, api_key: bytes) -> "Key | None":
+        """Whose key this is. Most requests of a connection bring the same one."""
+        given = authorization or api_key
+        if self._key is None or not hmac.compare_digest(given, self._credentials):
+            self._key = self.lane.keys.find(authorization, api_key)
+            self._credentials = given
+        return self._key
+
+    def close_if_idle(self, before: float) -> None:
+        """Ends the connection if no request is under way since `before` (monotonic)."""
+        if 0 < self.idle_since < before:
             self.transport.close()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:

@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.heads import ReplyHead
+from gateway.upstream import KEEP_ALIVE_S
 
 if TYPE_CHECKING:
     from gateway.attempt import Attempt
@@ -40,6 +41,7 @@ class Timeouts:
             for attempt in list(member.attempts):
                 self._check(attempt, now)
             self._listen(member, now)
+            member.leave_idle(now - KEEP_ALIVE_S)
 
     def _check(self, attempt: "Attempt", now: float) -> None:
         plan = attempt.exchange.plan

@@ -1,6 +1,7 @@
 """The connections to the engines: one request in, the reply's bytes out as they arrive, unchanged."""
 
 import asyncio
+from time import monotonic
 from typing import Protocol
 
 import httptools
@@ -49,6 +50,7 @@ class EngineConnection(asyncio.Protocol):
         "_head",
         "_is_done",
         "_is_extra",
+        "_is_kept",
         "_parser",
         "_pool",
         "_receiver",
@@ -64,7 +66,7 @@ class EngineConnection(asyncio.Protocol):
         # The beginning of a head; None once the head is complete.
         self._head: bytes | None = b""
         self._is_done = False
-        self._is_extra = False
+        self._is_extra = self._is_kept = False
         self._until_close = False
         self._has_begun = False
         self.was_used = False
@@ -135,6 +137,8 @@ class EngineConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_done = True
+        # Asked here, as the parser is about to forget it.
+        self._is_kept = self._parser.should_keep_alive()
 
     def _head_received(self, receiver: Receiver, data: bytes) -> None:
         self._has_begun = True
@@ -178,9 +182,9 @@ class EngineConnection(asyncio.Protocol):
 
     def _end(self, receiver: Receiver) -> None:
         self._receiver = None
-        if self._parser.should_keep_alive() and not self.transport.is_closing():
+        if self._is_kept and not self.transport.is_closing():
             self.was_used = True
-            self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = monotonic()
             self._pool.append(self)
         else:
             self.transport.close()

@@ -45,7 +45,7 @@ def form(*parts: tuple[str, bytes]) -> bytes:
     ],
 )
 def test_only_the_value_changes(body: bytes, expected: bytes | None) -> None:
-    assert read(body, JSON).model == "a"
+    assert read(body, JSON)[0] == "a"
     assert with_model(body, JSON, "new") == (expected or body.replace(b'"a"', b'"new"'))
 
 
@@ -54,7 +54,7 @@ def test_the_rest_is_kept(rest: dict[str, object], old: str, new: str) -> None:
     request = {**rest, "model": old, "last": rest}
     body = json.dumps(request).encode()
     replaced = with_model(body, JSON, new)
-    assert read(body, JSON).model == old
+    assert read(body, JSON)[0] == old
     assert json.loads(replaced) == {**request, "model": new}
     again = with_model(replaced, JSON, old)
     assert with_model(again, JSON, new) == replaced
@@ -88,7 +88,7 @@ def test_faults_are_named(body: bytes, code: str, words: str) -> None:
 def test_model_of_a_form() -> None:
     parts = ('name="file"; filename="model"', b'\x00\xff name="model"\r\n\r\nno'), ('name="model"', b"a")
     body = form(*parts)
-    assert read(body, FORM).model == "a"
+    assert read(body, FORM)[0] == "a"
     assert with_model(body, FORM, "whisper") == form(parts[0], ('name="model"', b"whisper"))
 
 
@@ -113,12 +113,12 @@ def test_many_models_and_many_parts_take_no_time_squared() -> None:
         == b"{" + names.replace(b'"a"', b'"new"') + b'"x":1}'
     )
     body = form(*[('name="x"', b"")] * 200_000, ('name="model"', b"a"))
-    assert read(body, FORM).model == "a"
+    assert read(body, FORM)[0] == "a"
 
 
 def test_digits_in_a_text_are_no_number() -> None:
     body = b'{"x": "' + b"1" * 100_000 + b'", "model": "a"}'
-    assert read(body, JSON).model == "a"
+    assert read(body, JSON)[0] == "a"
     assert with_model(body, JSON, "a") == body
 
 
