@@ -68,6 +68,8 @@ class Master:
     def run(self) -> int:
         """Returns when every worker has ended; by SIGTERM and SIGHUP this process ends itself then."""
         self._handle_signals()
+        if self._predecessor is None:
+            self._make_offer()
         while self._workers.living or self._kill_at is None:
             for worker in self._workers.fill():
                 self._watch(worker.channel, partial(self._hear, worker))
@@ -112,7 +114,7 @@ class Master:
             self._announce()
 
     def _announce(self) -> None:
-        """All workers serve for the first time: the predecessor may go, a successor may come."""
+        """All workers serve for the first time: the predecessor may go."""
         if self._kill_at is not None:
             return
         self._is_announced = True
@@ -120,6 +122,10 @@ class Master:
         if self._predecessor is not None:
             handover.let_drain(self._predecessor)
             self._predecessor = None
+            self._make_offer()
+
+    def _make_offer(self) -> None:
+        """A successor may come."""
         self._offer = handover.offer()
         if self._offer is None:
             self._log.warning("the name of this process is taken: a restart has to stop it first")
