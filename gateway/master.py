@@ -4,6 +4,7 @@ It serves nothing itself and imports nothing of what does, so that it stays smal
 """
 
 import argparse
+import contextlib
 import os
 import selectors
 import signal
@@ -77,6 +78,7 @@ class Master:
                 key.data()
             for worker in self._workers.reap():
                 self._forget(worker.channel)
+                self._remove_record(worker)
             if self._workers.fault and self._kill_at is None:
                 self._log.error(f"{self._workers.fault}; the gateway ends")
                 self._end()
@@ -168,6 +170,11 @@ class Master:
             return self._workers.patience()
         return max(KILL_AGAIN_S, self._kill_at - time.monotonic())
 
+    def _remove_record(self, worker: Worker) -> None:
+        """A worker that was killed has left its record; see gateway/record.py."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._place.home}/run/gateway/{worker.pid}.json")
+
     def _status(self) -> int:
         if self._workers.fault:
             return self._workers.fault_code
@@ -207,8 +214,10 @@ class _Log:
             return
         now = time.time()
         moment = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now * 1000) % 1000:03d}"
-        sys.stderr.write(f"{moment} [{os.getpid()}] {level.upper() + ':':<9} {text}\n")
-        sys.stderr.flush()
+        # A full disk, or a terminal that is gone, is no reason to end.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{moment} [{os.getpid()}] {level.upper() + ':':<9} {text}\n")
+            sys.stderr.flush()
 
 
 def _worker_command(log_level: str, sockets: list[socket.socket]) -> list[str]:
