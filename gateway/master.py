@@ -4,6 +4,7 @@ It serves nothing itself and imports nothing of what does, so that it stays smal
 """
 
 import argparse
+import contextlib
 import os
 import selectors
 import signal
@@ -68,6 +69,8 @@ class Master:
     def run(self) -> int:
         """Returns when every worker has ended; by SIGTERM and SIGHUP this process ends itself then."""
         self._handle_signals()
+        if self._predecessor is None:
+            self._make_offer()
         while self._workers.living or self._kill_at is None:
             for worker in self._workers.fill():
                 self._watch(worker.channel, partial(self._hear, worker))
@@ -75,6 +78,7 @@ class Master:
                 key.data()
             for worker in self._workers.reap():
                 self._forget(worker.channel)
+                self._remove_record(worker)
             if self._workers.fault and self._kill_at is None:
                 self._log.error(f"{self._workers.fault}; the gateway ends")
                 self._end()
@@ -112,7 +116,7 @@ class Master:
             self._announce()
 
     def _announce(self) -> None:
-        """All workers serve for the first time: the predecessor may go, a successor may come."""
+        """All workers serve for the first time: the predecessor may go."""
         if self._kill_at is not None:
             return
         self._is_announced = True
@@ -120,6 +124,10 @@ class Master:
         if self._predecessor is not None:
             handover.let_drain(self._predecessor)
             self._predecessor = None
+            self._make_offer()
+
+    def _make_offer(self) -> None:
+        """A successor may come."""
         self._offer = handover.offer()
         if self._offer is None:
             self._log.warning("the name of this process is taken: a restart has to stop it first")
@@ -162,6 +170,11 @@ class Master:
             return self._workers.patience()
         return max(KILL_AGAIN_S, self._kill_at - time.monotonic())
 
+    def _remove_record(self, worker: Worker) -> None:
+        """A worker that was killed has left its record; see gateway/record.py."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._place.home}/run/gateway/{worker.pid}.json")
+
     def _status(self) -> int:
         if self._workers.fault:
             return self._workers.fault_code
@@ -201,8 +214,10 @@ class _Log:
             return
         now = time.time()
         moment = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now * 1000) % 1000:03d}"
-        sys.stderr.write(f"{moment} [{os.getpid()}] {level.upper() + ':':<9} {text}\n")
-        sys.stderr.flush()
+        # A full disk, or a terminal that is gone, is no reason to end.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{moment} [{os.getpid()}] {level.upper() + ':':<9} {text}\n")
+            sys.stderr.flush()
 
 
 def _worker_command(log_level: str, sockets: list[socket.socket]) -> list[str]:

@@ -124,16 +124,13 @@ class Workers:
 
     def _start(self) -> Worker:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.enter_context(ours)
             theirs.set_inheritable(True)
+            command = [*self._command, str(theirs.fileno())]
             # A process group of its own: Ctrl-C reaches only this process, which hands it on once.
-            pid = os.posix_spawn(
-                sys.executable,
-                [*self._command, str(theirs.fileno())],
-                os.environ,
-                setpgroup=0,
-                setsigmask=(),
-            )
+            pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0, setsigmask=())
+            undo.pop_all()
         ours.setblocking(False)
         self.living[pid] = Worker(pid, ours)
         return self.living[pid]

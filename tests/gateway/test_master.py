@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from gateway import handover, listening
+from gateway.settings import Settings
 from gateway.workers import Workers
 from sage_reconcile import gatewayd
 from sage_reconcile.errors import PermanentError
@@ -139,6 +140,7 @@ def test_a_killed_worker_takes_only_its_own_requests_along(
         wait_for(lambda: len(ready_of(gateway)) == 2, "another worker serves")
         hammer.goes_on()
     assert ready_of(gateway) - pids, "a new one"
+    assert worker_records(Home(gateway.home)).keys() == workers_of(gateway.process.pid)
     assert max(len(failures) for failures in hammer.failures) <= 1, hammer.failures
     assert f"worker {victim} ended by SIGKILL; another one starts" in "".join(gateway.output)
 
@@ -274,7 +276,7 @@ def test_the_parent_is_small(gateway: Gateway) -> None:
 def test_workers_know_how_many_they_are(tmp_path: Path) -> None:
     with Gateway(tmp_path / "home", "--workers", "3") as gateway:
         for process in family(gateway.process.pid)[1:]:
-            assert process.environ()["SAGE_GATEWAY_WORKERS"] == "3"
+            assert Settings.from_environ(process.environ()).workers == 3
 
 
 def start_two(home: Home, engine: RecordingEngine) -> GatewayProcess:
