@@ -172,7 +172,8 @@ class HostWork:
 
     def say(self, text: str) -> None:
         stamp = _stamp()
-        print("\n".join(f"{stamp}{line}" if line else "" for line in text.splitlines()), flush=True)
+        with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop watching
+            print("\n".join(f"{stamp}{line}" if line else "" for line in text.splitlines()), flush=True)
         if not text.startswith("Stack "):
             journal.append(self._home, "watch", ",".join(path.name for path in self._paths), text)
 

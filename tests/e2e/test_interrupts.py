@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import World, engine
+from tests.e2e.world import SAGE, World, engine
 from tests.processes import free_port, marked
 
 
@@ -123,3 +123,21 @@ def test_a_home_in_a_folder_with_blanks(worlds: Callable[[str], World], tmp_path
     world.is_settled()
     world("stop", "--all", "--yes").ok()
     world.until_none()
+
+
+def test_a_reader_that_leaves_does_not_stop_an_apply(world: World) -> None:
+    """`sage apply --yes | grep -m 1 Plan`."""
+    world.write(engine("a", "--listen-delay", "1"), engine("b", "--listen-delay", "1"))
+    command = [*SAGE, "apply", "--yes"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, cwd=world.folder, env=world.environ, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("Plan: ") for line in process.stdout)
+    process.stdout.close()
+    _, err = process.communicate()
+    assert err == ""
+    world.until_ready("a#0", "b#0")
+    world.is_settled()
+    assert "2 done" in world("history").ok().out
