@@ -94,7 +94,7 @@ def confirm_and_apply(
         print_plan(found.plan, "text")
     if found.plan.has_changes and not yes:
         _ask()
-        if input("Apply this plan? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answer("Apply this plan? [y/N] ") not in ("y", "yes"):
             print("nothing was done", file=sys.stderr)
             return None
     out = console()
@@ -102,6 +102,14 @@ def confirm_and_apply(
         out = type(out)(stderr=True, soft_wrap=True, highlight=False)
     with ApplyProgress(out, host.hands.last_line) as progress:
         return apply_survey(found, host, progress, options)
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:  # Ctrl-D, or a terminal that is gone
+        print(file=sys.stderr)
+        return ""
 
 
 def _ask() -> None:
