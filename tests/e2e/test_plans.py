@@ -87,7 +87,9 @@ def test_without_a_terminal_nothing_is_done_unasked(world: World) -> None:
     assert marked(str(world.home)) == []
 
 
-@pytest.mark.parametrize(("answer", "is_done"), [("no\n", False), ("\n", False), ("\x04", False), ("yes\n", True)])
+@pytest.mark.parametrize(
+    ("answer", "is_done"), [("no\n", False), ("\n", False), ("\x04", False), ("yes\n", True)]
+)
 def test_only_a_yes_is_a_yes(world: World, answer: str, is_done: bool) -> None:
     world.write(engine("a"))
     ours, theirs = pty.openpty()
