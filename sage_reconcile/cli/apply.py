@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import Applied, apply_survey, remember
@@ -24,7 +24,10 @@ from sage_reconcile.stack.file import StackFile
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 NoWait = Annotated[bool, Parameter(negative="", help="Do not wait until started engines answer.")]
-Timeout = Annotated[float | None, Parameter(help="Seconds that each engine gets to answer.")]
+Timeout = Annotated[
+    float | None,
+    Parameter(validator=validators.Number(gt=0), help="Seconds that each engine gets to answer."),
+]
 NoRollback = Annotated[
     bool, Parameter(negative="", help="Leave it stopped when a replacement does not get ready.")
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile import journal
 from sage_reconcile.apply.execute import Executor, Options
@@ -39,7 +39,10 @@ def watch(
     overlays: Overlays = None,
     sets: Sets = None,
     interval: Annotated[
-        float, Parameter(help="Seconds between two passes when nothing seems to happen.")
+        float,
+        Parameter(
+            validator=validators.Number(gt=0), help="Seconds between two passes when nothing seems to happen."
+        ),
     ] = 10.0,
     once: Annotated[bool, Parameter(negative="", help="Make one pass and exit.")] = False,
 ) -> int:
