@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import secrets as random_source
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.actions import Launch
 from sage_reconcile.model.desired import LiveSpec
-from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan
+from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
 from sage_reconcile.supervisor.redact import Redactor
 
@@ -87,6 +89,7 @@ class LocalHands:
 
     def _launch(self, order: Launch) -> Started:
         spec, replica = order.spec, order.replica
+        _require_free(order.placement)
         gpus = self._senses.gpus() if order.placement.gpus else ()
         context = launch_context(spec, order.placement, self._home, gpus)
         line = runtime(spec.runtime).command_line(spec, context)
@@ -241,6 +244,19 @@ class LocalHands:
         hidden = [name for name, value in launch.mark.spec.env if secrets.refers(value)]
         redactor = Redactor(named, secrets=hidden)
         return tuple(redactor.clean(line) for line in _last_lines(launch, lines))
+
+
+def _require_free(placement: Placement) -> None:
+    """Whoever took the port since the plan was made would be asked, answer, and be taken for the engine."""
+    with socket.socket() as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            ours.bind((placement.host, placement.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise TransientError(
+                    f"port {placement.port} was taken by another process since the plan was made; plan again"
+                ) from error
 
 
 def _record(launch: Started | ObservedLaunch, name: str) -> dict[str, Any]:

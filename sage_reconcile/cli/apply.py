@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import Applied, apply_survey, remember
@@ -24,7 +24,10 @@ from sage_reconcile.stack.file import StackFile
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 NoWait = Annotated[bool, Parameter(negative="", help="Do not wait until started engines answer.")]
-Timeout = Annotated[float | None, Parameter(help="Seconds that each engine gets to answer.")]
+Timeout = Annotated[
+    float | None,
+    Parameter(validator=validators.Number(gt=0), help="Seconds that each engine gets to answer."),
+]
 NoRollback = Annotated[
     bool, Parameter(negative="", help="Leave it stopped when a replacement does not get ready.")
 ]
@@ -94,7 +97,7 @@ def confirm_and_apply(
         print_plan(found.plan, "text")
     if found.plan.has_changes and not yes:
         _ask()
-        if input("Apply this plan? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answer("Apply this plan? [y/N] ") not in ("y", "yes"):
             print("nothing was done", file=sys.stderr)
             return None
     out = console()
@@ -102,6 +105,14 @@ def confirm_and_apply(
         out = type(out)(stderr=True, soft_wrap=True, highlight=False)
     with ApplyProgress(out, host.hands.last_line) as progress:
         return apply_survey(found, host, progress, options)
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:  # Ctrl-D, or a terminal that is gone
+        print(file=sys.stderr)
+        return ""
 
 
 def _ask() -> None:

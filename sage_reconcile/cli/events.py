@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile import journal
 from sage_reconcile.cli.stackfile import Json
@@ -18,7 +18,12 @@ def events(
     follow: Annotated[
         bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")
     ] = False,
-    lines: Annotated[int, Parameter(name=["--lines", "-n"], help="How many events to begin with.")] = 50,
+    lines: Annotated[
+        int,
+        Parameter(
+            name=["--lines", "-n"], validator=validators.Number(gte=0), help="How many events to begin with."
+        ),
+    ] = 50,
     json: Json = False,
 ) -> int:
     """Show what happened: starts, stops, crashes, applies, bad edits.
@@ -27,10 +32,11 @@ def events(
     """
     home = Home.from_environ()
     known = list(journal.read(home))
+    first = max(0, len(known) - lines)
     if json:
-        print_json(known[-lines:])
+        print_json(known[first:])
         return 0
-    for event in known[-lines:]:
+    for event in known[first:]:
         print(_line(event))
     seen = len(known)
     while follow:

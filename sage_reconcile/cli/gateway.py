@@ -152,7 +152,12 @@ def logs(
         bool, cyclopts.Parameter(name=["--follow", "-f"], negative="", help="Go on as lines are written.")
     ] = False,
     lines: Annotated[
-        int, cyclopts.Parameter(name=["--lines", "-n"], help="How many of the last lines.")
+        int,
+        cyclopts.Parameter(
+            name=["--lines", "-n"],
+            validator=cyclopts.validators.Number(gte=0),
+            help="How many of the last lines.",
+        ),
     ] = 50,
 ) -> int:
     """Show the last lines of the gateway's log.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
@@ -27,7 +27,12 @@ def logs(
     follow: Annotated[
         bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")
     ] = False,
-    lines: Annotated[int, Parameter(name=["--lines", "-n"], help="How many lines to begin with.")] = 50,
+    lines: Annotated[
+        int,
+        Parameter(
+            name=["--lines", "-n"], validator=validators.Number(gte=0), help="How many lines to begin with."
+        ),
+    ] = 50,
     previous: Annotated[bool, Parameter(negative="", help="Of the process before this one.")] = False,
 ) -> int:
     """Show what an engine prints; also of one that has ended.

@@ -55,7 +55,10 @@ def _run(words: list[str]) -> int:
     from sage_reconcile.errors import ReconcileError, StackError
 
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except StackError as error:
         print(error, file=sys.stderr)
     except ReconcileError as error:

@@ -22,7 +22,8 @@ meant: everything that sage starts, records and stops belongs to one SAGE_HOME. 
 version.
 
 Exit status: 0 when all is well, 1 when not (the reason is on stderr, one line, or one line a fault), 130
-after Ctrl-C. `sage plan --detailed-exitcode` adds 2 (there are changes) and 3 (something is blocked or held).
+after Ctrl-C; steps that Ctrl-C cut short make it 1, and a watcher that is told to end ends with 0.
+`sage plan --detailed-exitcode` adds 2 (there are changes) and 3 (something is blocked or held).
 `SAGE_DEBUG=1` shows where a fault of sage itself happened.
 
 | command | does |

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from sage_reconcile import journal
 from sage_reconcile.apply.execute import Executor, Options
@@ -39,7 +39,10 @@ def watch(
     overlays: Overlays = None,
     sets: Sets = None,
     interval: Annotated[
-        float, Parameter(help="Seconds between two passes when nothing seems to happen.")
+        float,
+        Parameter(
+            validator=validators.Number(gt=0), help="Seconds between two passes when nothing seems to happen."
+        ),
     ] = 10.0,
     once: Annotated[bool, Parameter(negative="", help="Make one pass and exit.")] = False,
 ) -> int:
@@ -172,7 +175,8 @@ class HostWork:
 
     def say(self, text: str) -> None:
         stamp = _stamp()
-        print("\n".join(f"{stamp}{line}" if line else "" for line in text.splitlines()), flush=True)
+        with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop watching
+            print("\n".join(f"{stamp}{line}" if line else "" for line in text.splitlines()), flush=True)
         if not text.startswith("Stack "):
             journal.append(self._home, "watch", ",".join(path.name for path in self._paths), text)
 

@@ -13,9 +13,14 @@ from sage_reconcile.render.plan_text import plan_lines
 MIN_WIDTH = 60
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would end the process here, in the middle of an apply
+
+
 def console() -> Console:
     """Where results go; never wraps, so that lines can be searched and compared."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = _Output(soft_wrap=True, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 250  # tables are cut to the width; in a pipe there is none
     elif console.width < MIN_WIDTH:

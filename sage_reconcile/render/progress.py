@@ -33,6 +33,7 @@ class ApplyProgress:
         self._last_line = last_line
         self._running: dict[str, _Row] = {}
         self._live: Live | None = None
+        self._is_mute = False
 
     def __enter__(self) -> "ApplyProgress":
         if self._console.is_terminal:
@@ -63,7 +64,13 @@ class ApplyProgress:
             self._print(text, style)
 
     def _print(self, text: str, style: str = "") -> None:
-        self._console.print(Text.assemble(self._prefix(), (text, style)), soft_wrap=True)
+        if self._is_mute:
+            return
+        try:
+            self._console.print(Text.assemble(self._prefix(), (text, style)), soft_wrap=True)
+        except OSError:
+            # The reader has left, or the disk is full: no reason to leave an apply half done.
+            self._is_mute = True
 
     def view(self) -> Table:
         """What a terminal shows now: one line for each step that runs."""

@@ -234,3 +234,12 @@ def test_status_against_the_file_shows_drift(world: World) -> None:
     world.apply()
     world.write(engine("chat", "--answer", "no", port=port))
     assert "replace: " in world("status").ok().out
+
+
+def test_numbers_that_make_no_sense_are_refused(world: World) -> None:
+    world.write()
+    for words in ("apply --timeout -1", "watch --interval 0", "logs a -n -1", "events -n -1"):
+        assert f"see `sage {words.split()[0]} --help`" in world(*words.split()).failed().err
+    world("watch", "--once").ok()
+    assert world("events").ok().out
+    assert world("events", "-n", "0").ok().out == ""

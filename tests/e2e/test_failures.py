@@ -74,6 +74,28 @@ def test_a_port_held_by_a_stranger_is_blocked_and_the_stranger_untouched(world: 
     world.until_ready("a#0", "b#0")
 
 
+def test_a_port_taken_after_the_plan_was_made_fails_the_step(world: World) -> None:
+    """The stranger answers like an engine: nobody must take it for one."""
+    port = free_port()
+    world.write(engine("a", "--ready-delay", "1.5"), engine("b", port=port, depends_on=["a"]))
+    apply = world.start("apply", "--yes")
+    apply.says("start a#0", "waiting")
+    stranger = subprocess.Popen(
+        [sys.executable, str(FAKE_ENGINE), "--port", str(port)], stderr=subprocess.DEVNULL
+    )
+    try:
+        out = apply.end().failed().out
+        assert "ok      start a#0" in out
+        assert "failed  start b#0" in out
+        assert f"port {port} was taken by another process" in out
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    world.apply()
+    world.until_ready("a#0", "b#0")
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

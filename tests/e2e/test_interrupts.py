@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import World, engine
+from tests.e2e.world import SAGE, World, engine
 from tests.processes import free_port, marked
 
 
@@ -23,7 +23,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_half_done(world: World) -> None:
     apply.says("start b#0", "waiting")
     apply.signal(signal.SIGINT)
     result = apply.end()
-    assert result.rc != 0
+    assert result.rc == 1
     assert "interrupted; the engine goes on loading" in result.out
     assert "skipped start c#0" in result.out
     before = world.until_ready("a#0", "b#0")
@@ -123,3 +123,21 @@ def test_a_home_in_a_folder_with_blanks(worlds: Callable[[str], World], tmp_path
     world.is_settled()
     world("stop", "--all", "--yes").ok()
     world.until_none()
+
+
+def test_a_reader_that_leaves_does_not_stop_an_apply(world: World) -> None:
+    """`sage apply --yes | grep -m 1 Plan`."""
+    world.write(engine("a", "--listen-delay", "1"), engine("b", "--listen-delay", "1"))
+    command = [*SAGE, "apply", "--yes"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, cwd=world.folder, env=world.environ, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("Plan: ") for line in process.stdout)
+    process.stdout.close()
+    _, err = process.communicate()
+    assert err == ""
+    world.until_ready("a#0", "b#0")
+    world.is_settled()
+    assert "2 done" in world("history").ok().out

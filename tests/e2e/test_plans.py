@@ -87,19 +87,22 @@ def test_without_a_terminal_nothing_is_done_unasked(world: World) -> None:
     assert marked(str(world.home)) == []
 
 
-@pytest.mark.parametrize(("answer", "is_done"), [("no", False), ("", False), ("yes", True)])
+@pytest.mark.parametrize(
+    ("answer", "is_done"), [("no\n", False), ("\n", False), ("\x04", False), ("yes\n", True)]
+)
 def test_only_a_yes_is_a_yes(world: World, answer: str, is_done: bool) -> None:
     world.write(engine("a"))
     ours, theirs = pty.openpty()
     try:
         running = world.start("apply", stdin=theirs)
-        os.write(ours, f"{answer}\n".encode())
+        os.write(ours, answer.encode())
         result = running.end()
     finally:
         os.close(ours)
         os.close(theirs)
     assert (result.rc == 0) is is_done
     assert ("nothing was done" in result.out) is not is_done
+    assert "fault" not in result.out
     assert bool(marked(str(world.home))) is is_done
 
 

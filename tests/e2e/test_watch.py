@@ -2,10 +2,11 @@
 
 import os
 import signal
+import subprocess
 
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
-from tests.e2e.world import Pids, Running, World, engine, kill, stack_text
+from tests.e2e.world import SAGE, Pids, Running, World, engine, kill, stack_text
 from tests.processes import free_port, is_alive
 from tests.waiting import wait_until
 
@@ -139,3 +140,17 @@ def test_a_watcher_that_waits_for_another_sage_can_be_ended(world: World) -> Non
         watcher.signal(signal.SIGTERM)
         assert watcher.end().rc == 0
     assert world.launches() == {}
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_watcher(world: World) -> None:
+    world.write(engine("a"))
+    with open("/dev/full", "wb") as full:
+        watcher = subprocess.Popen([*SAGE, "watch"], cwd=world.folder, env=world.environ, stdout=full)
+    try:
+        world.until_ready("a#0")
+        world.write(engine("b"))
+        world.until_ready("b#0")
+        assert watcher.poll() is None
+    finally:
+        watcher.terminate()
+        watcher.wait()
