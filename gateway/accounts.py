@@ -29,17 +29,11 @@ class Accounts:
         self.tracer = create_tracer(os.environ)
         self._has_records = self.log is not None or self.tracer is not None
 
-    def begin_trace(self, exchange: "Exchange") -> bytes:
-        """The traceparent that engines get, or b"" where the client's goes on unchanged."""
-        if self.tracer is None:
-            return b""
-        return self.tracer.begin(exchange.seen.get(b"traceparent", b""))
-
     def count(self, exchange: "Exchange", attempt: "Attempt | None", now: float) -> None:
         """Counts an exchange that is over. `attempt` is the one that answered, if any did."""
         meter, status = exchange.meter, exchange.status
         meter.replies[status] = meter.replies.get(status, 0) + 1
-        meter.bytes_in += exchange.size
+        meter.bytes_in += exchange.asked.size
         if exchange.started:
             meter.duration.observe(now - exchange.started)
         if exchange.queued_s:
@@ -83,13 +77,13 @@ class Accounts:
         started = exchange.started or now
         passed_on = attempt if attempt is not None and attempt.is_passed_on else None
         ms = (now - started) * 1000
-        client = exchange.client.client
+        asked, client = exchange.asked, exchange.client.client
         record = Access(
             time.time() - ms / 1000,
-            exchange.request_id.decode(),
+            asked.id,
             "POST",
-            exchange.path.decode(),
-            exchange.model,
+            asked.path.decode(),
+            asked.model,
             exchange.status,
             "engine" if passed_on else "sage",
             attempt.member.name if attempt is not None else "",
@@ -100,7 +94,7 @@ class Accounts:
             exchange.queued_s * 1000,
             exchange.held_s * 1000,
             exchange.retries,
-            exchange.size,
+            asked.size,
             passed_on.bytes_out if passed_on else 0,
             exchange.prompt_tokens,
             exchange.completion_tokens,
@@ -110,4 +104,4 @@ class Accounts:
         if self.log is not None:
             self.log.add(record)
         if self.tracer is not None:
-            self.tracer.add(record, exchange.trace, exchange.seen.get(b"traceparent", b""))
+            self.tracer.add(record, asked.trace, asked.seen.get(b"traceparent", b""))

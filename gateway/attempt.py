@@ -31,7 +31,6 @@ class Attempt:
 
     __slots__ = (
         "_before_last",
-        "is_stream",
         "_last",
         "_unchunk",
         "_write",
@@ -41,6 +40,7 @@ class Attempt:
         "first_at",
         "head",
         "is_passed_on",
+        "is_stream",
         "last_at",
         "member",
         "sent_at",
@@ -62,7 +62,7 @@ class Attempt:
     def send(self, connection: "EngineConnection") -> None:
         """Sends the request over an idle connection."""
         self.connection = connection
-        connection.send(self, *self.exchange.request_for(self.member))
+        connection.send(self, *self.exchange.asked.for_member(self.member))
 
     def leave(self) -> None:
         """Ends the engine's work; nothing more is heard of it."""
@@ -152,7 +152,7 @@ class Attempt:
         head = self.head
         if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
             return
-        event = b"data: " + stream_broken(self.exchange.model, reason).body() + b"\n\n"
+        event = b"data: " + stream_broken(self.exchange.asked.model, reason).body() + b"\n\n"
         if self._unchunk is None:
             event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
         self._write(event)

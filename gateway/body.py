@@ -161,7 +161,7 @@ def _not_json(error: Exception) -> RequestError:
 
 
 def _may_hold_huge_number(body: bytes) -> bool:
-    """Whether there may be a number of more digits than Python reads (HUGE_DIGITS); the quick parser skips those.
+    """Whether there may be a number of more than HUGE_DIGITS; the quick parser skips those.
 
     A run of digits that long covers a whole look, wherever it begins; most bodies have no such look.
     """

@@ -4,11 +4,18 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from gateway import affinity, heads
-from gateway import body as request_body
+from gateway import heads
+from gateway.asked import Asked
 from gateway.attempt import RETRIED, Attempt
-from gateway.errors import RequestError, bad_reply, engine_lost, internal_error, too_large, unknown_model
-from gateway.heads import Headers
+from gateway.errors import (
+    RequestError,
+    bad_reply,
+    engine_lost,
+    engine_timeout,
+    internal_error,
+    too_large,
+    unknown_model,
+)
 from gateway.line import Ask
 from gateway.member import Member
 from gateway.upstream import NOT_HTTP, STALE, EngineConnection, take
@@ -51,37 +58,26 @@ class Exchange:
     plan: "Plan | None" = None
     attempt: Attempt | None = None
     ask: Ask | None = None
-    model = code = reason = ""
-    trace = b""
-    status = sends = retries = max_tokens = reserved = 0
+    code = reason = ""
+    status = sends = retries = reserved = 0
     prompt_tokens = completion_tokens = 0
     started = queued_s = held_s = 0.0
     waits_since = hold_until = retry_at = 0.0
     avoid: tuple[Member, ...] = ()
-    size = 0
-    _body = _plain = b""
     _connecting: asyncio.Task[None] | None = None
 
-    def __init__(self, client: "GatewayProtocol", path: bytes, target: bytes, headers: Headers) -> None:
+    def __init__(self, client: "GatewayProtocol", asked: Asked) -> None:
         self.client = client
+        self.asked = asked
         self.lane = lane = client.lane
-        self.path = path
-        self.target = target
-        self.headers = headers
-        self.seen = seen = dict(headers)
-        given = seen.get(b"x-request-id")
-        self.request_id = given if given and heads.is_request_id(given) else heads.new_request_id()
         self.meter = lane.nobodys_meter
-        self._parts: list[bytes] = []
 
     # Of the client's connection.
 
     def add_body(self, data: bytes) -> None:
         """Takes a piece of the request's body."""
-        self.size += len(data)
-        if self.size <= self.lane.body_limit:
-            self._parts.append(data)
-        else:
+        self.asked.add_body(data)
+        if self.asked.size > self.lane.body_limit:
             self.refuse(too_large(self.lane.body_limit))
 
     def complete(self) -> None:
@@ -101,15 +97,6 @@ class Exchange:
         else:
             self.client.send_continue()
 
-    def pause(self) -> None:
-        """The client reads more slowly than the engine writes: so does the gateway now."""
-        if self.attempt is not None:
-            self.attempt.pause()
-
-    def resume(self) -> None:
-        if self.attempt is not None:
-            self.attempt.resume()
-
     def client_left(self) -> None:
         """Nobody is there any more for an answer: the engine's work ends, too."""
         if not self.response_complete:
@@ -122,14 +109,14 @@ class Exchange:
     def dispatch(self, is_called: bool = False) -> None:
         """Sends the request to a backend, or lets it wait. `is_called`: it was the first of its line."""
         now = self.lane.time()
-        plan = self.lane.fleet.plans.get(self.model)
+        plan = self.lane.fleet.plans.get(self.asked.model)
         if plan is None:
-            self.refuse(unknown_model(self.model, self.lane.fleet.plans))
+            self.refuse(unknown_model(self.asked.model, self.lane.fleet.plans))
             return
         self.plan = plan
         # Whoever comes new goes behind those who wait.
         may_choose = is_called or self.avoid or not len(plan.pool.line)
-        key = self._affinity(plan.route.policy) if len(plan.ready) > 1 else b""
+        key = self.asked.affinity(plan.route.policy) if len(plan.ready) > 1 else b""
         member = plan.choose(key, self.avoid, now) if may_choose else None
         if member is not None:
             self._send_to(member, now)
@@ -160,21 +147,10 @@ class Exchange:
 
     def added_lines(self, source: bytes) -> bytes:
         """What sage adds to the head of a reply. `source` says who answered: engine or sage."""
-        added = b"x-request-id: %b\r\nx-sage-src: %b\r\n" % (self.request_id, source)
-        if origin := self.seen.get(b"origin"):
+        added = b"x-request-id: %b\r\nx-sage-src: %b\r\n" % (self.asked.request_id, source)
+        if origin := self.asked.seen.get(b"origin"):
             added += self.lane.cors_lines(origin)
         return added if self.keep_alive else added + b"connection: close\r\n"
-
-    def request_for(self, member: Member) -> tuple[bytes, bytes]:
-        """Head and body as this backend gets them. Raises RequestError if the model cannot be renamed."""
-        seen, headers, body = self.seen, self.headers, self._body
-        if member.backend.model != self.model:
-            content_type = seen.get(b"content-type", b"")
-            body = request_body.with_model(self._plain or body, content_type, member.backend.model)
-            headers = [pair for pair in headers if pair[0] != b"content-encoding"]
-        lines = heads.to_engine(headers, seen.get(b"connection", b""), self.trace)
-        last = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), self.request_id)
-        return b"".join((b"POST ", member.prefix, self.target, member.head_rest, lines, last)), body
 
     # Of the attempt.
 
@@ -196,7 +172,7 @@ class Exchange:
             return
         attempt.member.failed(kind, now)
         if kind == NOT_HTTP and not self.goes_elsewhere(attempt):
-            self.refuse(bad_reply(self.model, reason))
+            self.refuse(bad_reply(self.asked.model, reason))
             return
         self._again(attempt.member, reason)
 
@@ -206,11 +182,15 @@ class Exchange:
         self._release(attempt)
         attempt.member.failed(kind, self.lane.time())
         self.was_moved = True
-        self._again(attempt.member, reason)
+        if self.goes_elsewhere(attempt):
+            self._again(attempt.member, reason)
+        else:
+            self.refuse(engine_timeout(self.asked.model, reason))
 
     def on_broken(self, attempt: Attempt, reason: str) -> None:
         """The connection broke in the middle of the reply."""
-        logger.warning("request %s: %s was lost while it answered: %s", *self._names(attempt.member), reason)
+        name = attempt.member.name
+        logger.warning("request %s: %s was lost while it answered: %s", self.asked.id, name, reason)
         attempt.member.failed("reset", self.lane.time())
         self.meter.broken += 1
         self.keep_alive = False
@@ -235,37 +215,25 @@ class Exchange:
             self.refuse(error)
         except Exception:
             # A defect of sage: the parser, whose callback this is, would take it for the client's.
-            logger.exception("request %s failed by a defect of sage", self.request_id.decode())
-            self.refuse(internal_error(self.request_id.decode()))
+            logger.exception("request %s failed by a defect of sage", self.asked.id)
+            self.refuse(internal_error(self.asked.id))
 
     def _enter(self) -> None:
-        lane, parts, seen = self.lane, self._parts, self.seen
+        lane, asked = self.lane, self.asked
         self.started = now = lane.time()
-        self._body = body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        encoding = seen.get(b"content-encoding", b"identity")
-        if encoding != b"identity":
-            self._plain = body = request_body.unpacked(body, encoding.lower(), lane.body_limit)
-        self.model, self.max_tokens = request_body.read(body, seen.get(b"content-type", b""))
-        plan = lane.fleet.plans.get(self.model)
+        asked.read(lane.body_limit)
+        plan = lane.fleet.plans.get(asked.model)
         if plan is None:
-            raise unknown_model(self.model, lane.fleet.plans)
+            raise unknown_model(asked.model, lane.fleet.plans)
         self.meter = plan.meter
         if self.key is not None:
-            tokens = len(body) // 4 + self.max_tokens
-            if refusal := self.key.admit(self.model, tokens, now):
+            tokens = asked.size // 4 + asked.max_tokens
+            if refusal := self.key.admit(asked.model, tokens, now):
                 raise refusal
             self.reserved, self.is_admitted = tokens, True
-        self.trace = lane.accounts.begin_trace(self)
+        if lane.accounts.tracer is not None:
+            asked.trace = lane.accounts.tracer.begin(asked.seen.get(b"traceparent", b""))
         self.dispatch()
-
-    def _affinity(self, policy: str) -> bytes:
-        """What the request has in common with others that should go to the same backend."""
-        if policy == "prefix_affinity":
-            return affinity.prefix_key(self._plain or self._body)
-        if policy == "session_affinity":
-            return affinity.session_key(self.headers, self._plain or self._body)
-        return b""
 
     def _send_to(self, member: Member, now: float) -> None:
         member.in_flight += 1
@@ -301,9 +269,9 @@ class Exchange:
 
     def _again(self, member: Member, reason: str) -> None:
         self.reason = f"{member.name}: {reason}"
-        logger.warning("%s for request %s", self.reason, self.request_id.decode())
+        logger.warning("%s for request %s", self.reason, self.asked.id)
         if self.sends >= MAX_SENDS:
-            self.refuse(engine_lost(self.model, self.sends, self.reason))
+            self.refuse(engine_lost(self.asked.model, self.sends, self.reason))
             return
         self.avoid = (*self.avoid, member)
         self.retries += 1
@@ -327,8 +295,7 @@ class Exchange:
         self.response_complete = True
         attempt = self.attempt
         self.lane.account(self, attempt)
-        self._parts.clear()
-        self._body = self._plain = b""
+        self.asked.forget_body()
         if attempt is not None:
             self._release(attempt)
 
@@ -344,6 +311,3 @@ class Exchange:
         for pool in member.pools:
             if len(pool.line):
                 self.lane.waiting.serve(pool)
-
-    def _names(self, member: Member) -> tuple[str, str]:
-        return self.request_id.decode(), member.name

@@ -116,11 +116,11 @@ class Lane:
 
     def look_at_head(self, exchange: "Exchange") -> RequestError | None:
         """Why a request is refused before its body is read, or None. Notes whose it is."""
-        seen = exchange.seen
+        seen = exchange.asked.seen
         if self.keys:
             key = exchange.client.key_of(seen.get(b"authorization", b""), seen.get(b"x-api-key", b""))
             if key is None:
-                return refusal(self.keys, exchange.path.decode(), None)
+                return refusal(self.keys, exchange.asked.path.decode(), None)
             exchange.key = key
         announced = seen.get(b"content-length")
         return too_large(self.body_limit) if announced and int(announced) > self.body_limit else None

@@ -15,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import heads
+from gateway.asked import Asked
 from gateway.errors import RequestError
 from gateway.exchange import Exchange
 from gateway.paths import engine_target
@@ -100,13 +101,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._exchange is not None:
-            self._exchange.pause()
+        # The client reads more slowly than the engine writes: so does the gateway now.
+        if self._exchange is not None and self._exchange.attempt is not None:
+            self._exchange.attempt.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._exchange is not None:
-            self._exchange.resume()
+        if self._exchange is not None and self._exchange.attempt is not None:
+            self._exchange.attempt.resume()
 
     def shutdown(self) -> None:
         """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
@@ -140,7 +142,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if found is None:
             self._to_application()
             return
-        exchange = Exchange(self, *found, self.headers)
+        exchange = Exchange(self, Asked(*found, self.headers))
         if self._knows_chunks is None:
             # Asked once, as it takes a while; no client changes its version on a connection.
             self._knows_chunks = self.parser.get_http_version() == "1.1"

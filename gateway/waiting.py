@@ -55,14 +55,14 @@ class Waiting:
         exchange.ask = ask = _ask(exchange)
         if ask.deadline <= now:
             exchange.ask = None
-            exchange.refuse(hopeless_deadline(exchange.model))
+            exchange.refuse(hopeless_deadline(exchange.asked.model))
             return
         exchange.meter.queued += 1
         turned_away = exchange.plan.pool.line.push(ask)
         if turned_away is not None:
             other: Exchange = turned_away.owner  # type: ignore[assignment]
             self._leave_line(other, now)
-            other.refuse(line_full(other.model, exchange.plan.route.queue_size))
+            other.refuse(line_full(other.asked.model, exchange.plan.route.queue_size))
 
     def forget(self, exchange: "Exchange") -> None:
         """It waits no more, wherever it waited."""
@@ -115,9 +115,9 @@ class Waiting:
                 self._leave_line(other, now)
                 is_hopeless = ask.deadline <= now
                 other.refuse(
-                    hopeless_deadline(other.model)
+                    hopeless_deadline(other.asked.model)
                     if is_hopeless
-                    else waited_too_long(other.model, pool.route.queue_timeout)
+                    else waited_too_long(other.asked.model, pool.route.queue_timeout)
                 )
             self.serve(pool)
 
@@ -133,11 +133,11 @@ class Waiting:
 
 
 def _ask(exchange: "Exchange") -> Ask:
-    seen = exchange.seen
+    asked, seen = exchange.asked, exchange.asked.seen
     deadline_ms = _number(seen.get(b"x-slo-deadline-ms", b""))
-    answer = exchange.max_tokens or _USUAL_ANSWER
-    is_embedding = exchange.path in _EMBEDDING_PATHS
-    prompt = exchange.size / 4 / _PROMPT_TOKENS_PER_ANSWER_TOKEN
+    answer = asked.max_tokens or _USUAL_ANSWER
+    is_embedding = asked.path in _EMBEDDING_PATHS
+    prompt = asked.size / 4 / _PROMPT_TOKENS_PER_ANSWER_TOKEN
     return Ask(
         arrived=exchange.started,
         priority=PRIORITIES.get(seen.get(b"x-request-priority", b"NORMAL").upper(), PRIORITIES[b"NORMAL"]),

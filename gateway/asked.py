@@ -1,0 +1,73 @@
+"""What a client asked for, and how an engine gets it."""
+
+from gateway import affinity, heads
+from gateway import body as request_body
+from gateway.heads import Headers
+from gateway.member import Member
+
+
+class Asked:
+    """One request of a client to an engine. `path` is as engines know it, `target` with the query.
+
+    `seen` holds the headers by their lower-case names; of repeated ones, the last. `size` of the body is in
+    bytes. What is known only once the body is there (`model`, `max_tokens`) is "" and 0 before.
+    """
+
+    model = ""
+    max_tokens = 0
+    trace = b""
+    size = 0
+    _body = _plain = b""
+
+    def __init__(self, path: bytes, target: bytes, headers: Headers) -> None:
+        self.path = path
+        self.target = target
+        self.headers = headers
+        self.seen = seen = dict(headers)
+        given = seen.get(b"x-request-id")
+        self.request_id = given if given and heads.is_request_id(given) else heads.new_request_id()
+        self._parts: list[bytes] = []
+
+    @property
+    def id(self) -> str:
+        """The request's id, for people."""
+        return self.request_id.decode()
+
+    def add_body(self, data: bytes) -> None:
+        """Takes a piece of the body."""
+        self.size += len(data)
+        self._parts.append(data)
+
+    def read(self, limit: int) -> None:
+        """Reads what the complete body says; at most `limit` bytes of it once unpacked. Raises RequestError."""
+        parts, seen = self._parts, self.seen
+        self._body = plain = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        encoding = seen.get(b"content-encoding", b"identity")
+        if encoding != b"identity":
+            self._plain = plain = request_body.unpacked(plain, encoding.lower(), limit)
+        self.model, self.max_tokens = request_body.read(plain, seen.get(b"content-type", b""))
+
+    def forget_body(self) -> None:
+        """It is not sent any more."""
+        self._body = self._plain = b""
+        self._parts.clear()
+
+    def affinity(self, policy: str) -> bytes:
+        """What it has in common with others that should go to the same backend, b"" if nothing."""
+        if policy == "prefix_affinity":
+            return affinity.prefix_key(self._plain or self._body)
+        if policy == "session_affinity":
+            return affinity.session_key(self.headers, self._plain or self._body)
+        return b""
+
+    def for_member(self, member: Member) -> tuple[bytes, bytes]:
+        """Head and body as this backend gets them. Raises RequestError if the model cannot be renamed."""
+        headers, body, seen = self.headers, self._body, self.seen
+        if member.backend.model != self.model:
+            content_type = seen.get(b"content-type", b"")
+            body = request_body.with_model(self._plain or body, content_type, member.backend.model)
+            headers = [pair for pair in headers if pair[0] != b"content-encoding"]
+        lines = heads.to_engine(headers, seen.get(b"connection", b""), self.trace)
+        last = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), self.request_id)
+        return b"".join((b"POST ", member.prefix, self.target, member.head_rest, lines, last)), body
