@@ -39,7 +39,7 @@ class Asked:
         self._parts.append(data)
 
     def read(self, limit: int) -> None:
-        """Reads what the complete body says; at most `limit` bytes of it once unpacked. Raises RequestError."""
+        """Reads what the complete body says; it may unpack to `limit` bytes at most. Raises RequestError."""
         parts, seen = self._parts, self.seen
         self._body = plain = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []

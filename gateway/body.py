@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.errors import RequestError, too_large
+from gateway.errors import RequestError, missing_model, too_large
 
 Span = tuple[int, int]
 T = TypeVar("T", str, bytes)
@@ -81,8 +81,7 @@ def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
 
 def _checked(model: object) -> str:
     if model is msgspec.UNSET or model is None or model == "":
-        message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
-        raise RequestError(400, message, "missing_model", param="model")
+        raise missing_model()
     if not isinstance(model, str):
         message = f"The field 'model' must be a string, not {type(model).__name__}."
         raise RequestError(400, message, "invalid_model", param="model")
