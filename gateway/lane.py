@@ -13,7 +13,7 @@ from gateway.fleet import Fleet
 from gateway.keys import Keys, refusal
 from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
-from gateway.settings import Settings
+from gateway.settings import POLICY_FILE, Settings
 from gateway.source import TableSource
 from gateway.timeouts import Timeouts
 from gateway.waiting import Waiting
@@ -48,7 +48,7 @@ class Lane:
         self.meters = self.accounts.meters
         self.nobodys_meter = self.meters.route("")
         self.fleet = Fleet(self.meters, settings.workers)
-        self._policy_file = PolicyFile(settings.home / "run" / "gateway" / "queue_policy")
+        self._policy_file = PolicyFile(settings.home / POLICY_FILE)
         self.waiting = Waiting(self)
         self._timeouts = Timeouts(self)
         self._cors = frozenset(origin.encode() for origin in settings.cors_origins)
