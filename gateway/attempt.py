@@ -140,7 +140,9 @@ class Attempt:
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens as the reply tells them, 0 where it does not."""
-        tail = self._before_last[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:]
+        tail = self._last[-_TAIL_BYTES:]
+        if self._before_last:
+            tail = self._before_last[-_TAIL_BYTES:] + tail
         at = tail.rfind(b'"usage"')
         if at < 0:
             return 0, 0
@@ -169,6 +171,7 @@ class Attempt:
         head, exchange = self.head, self.exchange
         assert head is not None
         self.is_passed_on = True
+        exchange.asked.forget_body()
         knows_chunks = exchange.knows_chunks
         if not head.is_chunked and head.length < 0 and head.status not in (204, 304):
             exchange.keep_alive = False  # the end of the connection is the end of the reply

@@ -79,8 +79,10 @@ class Exchange:
 
     def add_body(self, data: bytes) -> None:
         """Takes a piece of the request's body."""
-        self.asked.add_body(data)
-        if self.asked.size > self.lane.body_limit:
+        asked = self.asked
+        asked.size += len(data)
+        asked.parts.append(data)
+        if asked.size > self.lane.body_limit:
             self.refuse(too_large(self.lane.body_limit))
 
     def complete(self) -> None:
@@ -281,7 +283,8 @@ class Exchange:
         self.response_complete = True
         attempt = self.attempt
         self.lane.account(self, attempt)
-        self.asked.forget_body()
+        if attempt is None or not attempt.is_passed_on:
+            self.asked.forget_body()
         if attempt is not None:
             self._release(attempt)
 
