@@ -1,6 +1,9 @@
 """One sending of a request to one backend, and its reply on the way to the client."""
 
+import asyncio
 import re
+import socket
+import struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,8 @@ _PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
 # The usage is at the end of a reply, or in one of the last events of a stream.
 _TAIL_BYTES = 2048
+# Of SO_LINGER: nothing is waited for at the end, so that the kernel sends a reset.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Attempt:
@@ -148,14 +153,24 @@ class Attempt:
         return head.to_client(exchange.added_lines(b"engine"), knows_chunks)
 
     def _end_broken(self, reason: str) -> None:
-        """Tells the client, where the reply is a stream of events that ended between two of them."""
+        """Tells the client, where the reply is a stream of events that ended between two of them.
+
+        Elsewhere the lack of an end tells it, or a reset, where the end of the connection would be the end.
+        """
         head = self.head
         if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
+            if head is not None and head.length < 0 and (self._unchunk is not None or not head.is_chunked):
+                _close_by_reset(self.exchange.client.transport)
             return
         event = b"data: " + stream_broken(self.exchange.asked.model, reason).body() + b"\n\n"
         if self._unchunk is None:
             event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
         self._write(event)
+
+
+def _close_by_reset(transport: asyncio.Transport) -> None:
+    """When the connection is closed, the client is not to take that for the end of a reply."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
 
 class _Unchunk:
