@@ -76,6 +76,12 @@ def to_engine(headers: Headers, connection: bytes, trace: bytes = b"") -> bytes:
     return b"%btraceparent: %b\r\n" % (lines, trace) if trace else lines
 
 
+def without_upgrade(target: bytes, headers: Headers) -> bytes:
+    """The head of a POST as it came, without the wish to switch protocols. A parser has read it before."""
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"upgrade"]
+    return b"POST %b HTTP/1.1\r\n%b\r\n" % (target, b"".join(lines))
+
+
 class ReplyHead:
     """The head of an engine's reply. `raw` ends with the empty line; it has passed a strict parser.
 

@@ -57,6 +57,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_bytes_before = -1
         self._is_in_request = True
+        self._was_upgrade = False
         self._read_timer: asyncio.TimerHandle | None = None
         self._knows_chunks: bool | None = None
         # What the last request's key was found by.
@@ -73,10 +74,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_read_timer()
-        exchanges = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
-        if self._exchange is not None:
-            exchanges.append(self._exchange)
-        for exchange in exchanges:
+        for exchange in (self._exchange, self.cycle, *(cycle for cycle, _ in self.pipeline)):
             if isinstance(exchange, Exchange):
                 exchange.client_left()
         super().connection_lost(exc)
@@ -142,7 +140,11 @@ class GatewayProtocol(HttpToolsProtocol):
         if found is None:
             self._to_application()
             return
-        exchange = Exchange(self, Asked(*found, self.headers))
+        asked = Asked(*found, self.headers)
+        if b"upgrade" in asked.seen and self.parser.should_upgrade():
+            self._was_upgrade = True  # the parser would skip the body
+            return
+        exchange = Exchange(self, asked)
         if self._knows_chunks is None:
             # Asked once, as it takes a while; no client changes its version on a connection.
             self._knows_chunks = self.parser.get_http_version() == "1.1"
@@ -173,6 +175,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._read_timer is not None:
             self._stop_read_timer()
         cycle = self.cycle
+        if self._was_upgrade:
+            return
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
         elif not cycle.response_complete:
@@ -202,9 +206,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         elif self.pipeline or self.flow.read_paused or self._is_ending:
-            self.on_response_complete()
-            if self._is_ending and not self.pipeline:
-                self._close_soon()
+            # In the next turn of the loop: thousands that are answered at once would be nested as deep.
+            self.loop.call_soon(self._take_next)
         else:
             # Instead of a timer for each request, the lane looks for idle connections now and then.
             self.idle_since = monotonic()
@@ -232,6 +235,11 @@ class GatewayProtocol(HttpToolsProtocol):
         self._exchange = exchange
         exchange.take_turn()
 
+    def _take_next(self) -> None:
+        self.on_response_complete()
+        if self._is_ending and self.cycle.response_complete:
+            self._close_soon()
+
     def _to_application(self) -> None:
         url, headers, is_awaited = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -242,8 +250,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """No protocol is switched to: the request was taken as it is, and what follows is read as ever."""
+        """No protocol is switched to: a request to an engine is read again without the wish."""
         self.parser = httptools.HttpRequestParser(self)
+        if self._was_upgrade:
+            self._was_upgrade = False
+            rest = heads.without_upgrade(self.url, self.headers) + rest
         if rest:
             self.data_received(rest)
 
