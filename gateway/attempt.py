@@ -76,11 +76,11 @@ class Attempt:
 
     def pause(self) -> None:
         if self.connection is not None:
-            self.connection.transport.pause_reading()
+            self.connection.pause()
 
     def resume(self) -> None:
         if self.connection is not None:
-            self.connection.transport.resume_reading()
+            self.connection.resume()
 
     def give_up(self, reason: str) -> None:
         """Ends a reply in its middle."""
@@ -111,6 +111,9 @@ class Attempt:
             head = self._pass_on_head()
             # One write, for each is a call of the system.
             self._write(head + (data if self._unchunk is None else self._unchunk(data)))
+            if self.exchange.client.flow.write_paused:
+                # Perhaps since an earlier reply, which nobody tells again.
+                self.pause()
         self.last_at = self.member.heard_at = now
 
     def on_end(self) -> None:

@@ -43,21 +43,21 @@ def read_message(file: BinaryIO, is_reply: bool = False) -> Message:
     return Message(start, headers, body)
 
 
-def _read(file: BinaryIO, size: int, before: bytes = b"") -> bytes:
+def _read(file: BinaryIO, size: int) -> bytes:
     data = b""
     with suppress(ConnectionResetError):
         data = file.read(size)
     if len(data) < size:
-        raise Cut(before + data)
+        raise Cut(data)
     return data
 
 
-def _read_line(file: BinaryIO, before: bytes = b"") -> bytes:
+def _read_line(file: BinaryIO) -> bytes:
     line = b""
     with suppress(ConnectionResetError):
         line = file.readline()
     if not line.endswith(b"\r\n"):
-        raise Cut(before + line)
+        raise Cut(line)
     return line[:-2]
 
 
@@ -70,13 +70,16 @@ def _read_head(file: BinaryIO) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def _read_chunks(file: BinaryIO) -> bytes:
-    body = b""
-    while size := int(_read_line(file, body).partition(b";")[0], 16):
-        body += _read(file, size, body)
-        _read_line(file, body)
-    while _read_line(file, body):
-        pass  # a trailer
-    return body
+    pieces: list[bytes] = []
+    try:
+        while size := int(_read_line(file).partition(b";")[0], 16):
+            pieces.append(_read(file, size))
+            _read_line(file)
+        while _read_line(file):
+            pass  # a trailer
+    except Cut as cut:
+        raise Cut(b"".join([*pieces, cut.got])) from None
+    return b"".join(pieces)
 
 
 @dataclass(frozen=True)
