@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import heads
 from gateway.asked import Asked
-from gateway.errors import RequestError
+from gateway.errors import RequestError, head_too_large
 from gateway.exchange import Exchange
 from gateway.paths import engine_target
 
@@ -57,7 +57,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_bytes_before = -1
         self._is_in_request = True
-        self._was_upgrade = False
+        self._was_upgrade = self._is_held_up = False
         self._read_timer: asyncio.TimerHandle | None = None
         self._knows_chunks: bool | None = None
         # What the last request's key was found by.
@@ -93,13 +93,14 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._kept_bytes > MAX_HEAD_BYTES:
-            self._refuse(_head_too_large())
+            self._refuse(head_too_large(MAX_HEAD_BYTES))
         elif self._is_in_request and self._read_timer is None:
             self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # The client reads more slowly than the engine writes: so does the gateway now.
+        # The client reads more slowly than the engine writes: so does the gateway now, of both of them.
+        self.flow.pause_reading()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.pause()
 
@@ -107,6 +108,11 @@ class GatewayProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.resume()
+        if self._is_held_up:
+            self._is_held_up = False
+            self._take_next()
+        elif not self.pipeline:
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
@@ -132,7 +138,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._kept_bytes > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+        if self._kept_bytes > MAX_HEAD_BYTES and heads.size(self.url, self.headers) > MAX_HEAD_BYTES:
             raise HeadTooLargeError
         self._kept_bytes = 0
         self.is_continue_awaited = self.expect_100_continue
@@ -188,7 +194,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called when the parser gave up, also because of what a callback above raised."""
         if self._kept_bytes > MAX_HEAD_BYTES:
-            self._refuse(_head_too_large())
+            self._refuse(head_too_large(MAX_HEAD_BYTES))
         else:
             self._refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
 
@@ -236,7 +242,11 @@ class GatewayProtocol(HttpToolsProtocol):
         exchange.take_turn()
 
     def _take_next(self) -> None:
-        self.on_response_complete()
+        if self.flow.write_paused:
+            self._is_held_up = True
+            return
+        if self.pipeline or self.cycle.response_complete:
+            self.on_response_complete()
         if self._is_ending and self.cycle.response_complete:
             self._close_soon()
 
@@ -258,12 +268,9 @@ class GatewayProtocol(HttpToolsProtocol):
         if rest:
             self.data_received(rest)
 
-    def _head_bytes(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-
     def _look_for_progress(self) -> None:
         self._read_timer = None
-        if self._body_bytes != self._body_bytes_before and self._body_bytes:
+        if self.flow.read_paused or (self._body_bytes != self._body_bytes_before and self._body_bytes):
             self._body_bytes_before = self._body_bytes
             self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
             return
@@ -291,8 +298,3 @@ class GatewayProtocol(HttpToolsProtocol):
             added = b"x-sage-src: sage\r\nconnection: close\r\n"
             self.transport.write(heads.of_error(error.status, (), body, added) + body)
         self.transport.close()
-
-
-def _head_too_large() -> RequestError:
-    message = f"The request line and headers are larger than {MAX_HEAD_BYTES >> 10} KiB."
-    return RequestError(431, message, "headers_too_large")
