@@ -164,6 +164,7 @@ class Attempt:
         if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
             if head is not None and head.length < 0 and (self._unchunk is not None or not head.is_chunked):
                 _close_by_reset(self.exchange.client.transport)
+            self.exchange.keep_alive = False
             return
         event = b"data: " + stream_broken(self.exchange.asked.model, reason).body() + b"\n\n"
         if self._unchunk is None:

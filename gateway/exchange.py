@@ -104,6 +104,11 @@ class Exchange:
             self._drop_work()
             self._account(CLIENT_LEFT)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has the head of the reply."""
+        return self.attempt is not None and self.attempt.is_passed_on
+
     # Routing.
 
     def dispatch(self, is_called: bool = False) -> None:
@@ -193,7 +198,6 @@ class Exchange:
         logger.warning("request %s: %s was lost while it answered: %s", self.asked.id, name, reason)
         attempt.member.failed("reset", self.lane.time())
         self.meter.broken += 1
-        self.keep_alive = False
         self.code = "engine_lost"
         self._finish(attempt.head.status if attempt.head else 502)
 

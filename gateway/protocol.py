@@ -117,10 +117,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
         self._is_ending = True
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
-        else:
+        if self.cycle is None or self.cycle.response_complete:
             self._close_soon()
+        elif not isinstance(self.cycle, Exchange) or not self.cycle.has_begun:
+            self.cycle.keep_alive = False  # and its reply says so
 
     # Of the parser.
 
