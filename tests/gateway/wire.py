@@ -122,13 +122,14 @@ class RawEngine:
     `most` is the largest number of requests that were at it at once.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self.answer = answer
         self.asked: list[Message] = []
         self.at_once = self.most = self.connections = 0
         self._lock = threading.Lock()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._listening = socket.create_server(("127.0.0.1", port), backlog=256)
+        self.port = int(self._listening.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
         self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
@@ -144,6 +145,10 @@ class RawEngine:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Listens no more, for one that was never entered."""
+        self._listening.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
