@@ -85,6 +85,12 @@ def too_large(limit: int) -> RequestError:
     return RequestError(413, message, "body_too_large")
 
 
+def head_too_large(limit: int) -> RequestError:
+    """431 for a request line and headers of more than `limit` bytes."""
+    message = f"The request line and headers are larger than {limit >> 10} KiB."
+    return RequestError(431, message, "headers_too_large")
+
+
 def line_full(model: str, size: int) -> RequestError:
     """429: as many wait already as may."""
     message = (

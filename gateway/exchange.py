@@ -203,7 +203,6 @@ class Exchange:
         logger.warning("request %s: %s was lost while it answered: %s", self.asked.id, name, reason)
         attempt.member.failed("reset", self.lane.time())
         self.meter.broken += 1
-        self.keep_alive = False
         self.code = "engine_lost"
         self._finish(attempt.head.status if attempt.head else 502)
 

@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import heads
-from gateway.errors import RequestError
+from gateway.errors import RequestError, head_too_large
 
 # As much as common servers take; a long prompt is a body, never a header.
 MAX_HEAD_BYTES = 64 << 10
@@ -49,22 +49,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called when the parser gave up, also because of what a callback raised."""
         if self.kept_bytes > MAX_HEAD_BYTES:
-            self.refuse(_head_too_large())
+            self.refuse(head_too_large(MAX_HEAD_BYTES))
         else:
             self.refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
 
     def check_head(self) -> None:
         """Raises HeadTooLargeError if the head that is complete is too large. The body begins now."""
-        if self.kept_bytes > MAX_HEAD_BYTES:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEAD_BYTES:
-                raise HeadTooLargeError
+        if self.kept_bytes > MAX_HEAD_BYTES and heads.size(self.url, self.headers) > MAX_HEAD_BYTES:
+            raise HeadTooLargeError
         self.kept_bytes = self.body_bytes = self._body_bytes_before = 0
 
     def check_progress(self) -> None:
         """Refuses what grows without an end, and has an eye on what is not complete."""
         if self.kept_bytes > MAX_HEAD_BYTES:
-            self.refuse(_head_too_large())
+            self.refuse(head_too_large(MAX_HEAD_BYTES))
         elif self.is_in_request and self._read_timer is None:
             self._start_read_timer()
 
@@ -88,14 +86,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _look_for_progress(self) -> None:
         self._read_timer = None
-        if self.body_bytes - self._body_bytes_before >= MIN_PROGRESS_BYTES:
+        # It may be the gateway that does not read on.
+        if self.flow.read_paused or self.body_bytes - self._body_bytes_before >= MIN_PROGRESS_BYTES:
             self._body_bytes_before = self.body_bytes
             self._start_read_timer()
             return
         message = f"The request was not complete, and too little of it came within {self.read_timeout_s:g} s."
         self.refuse(RequestError(408, message, "request_too_slow"))
-
-
-def _head_too_large() -> RequestError:
-    message = f"The request line and headers are larger than {MAX_HEAD_BYTES >> 10} KiB."
-    return RequestError(431, message, "headers_too_large")

@@ -56,6 +56,7 @@ class EngineConnection(asyncio.Protocol):
         "_receiver",
         "_until_close",
         "idle_since",
+        "is_paused",
         "transport",
         "was_used",
     )
@@ -69,7 +70,7 @@ class EngineConnection(asyncio.Protocol):
         self._is_extra = self._is_kept = False
         self._until_close = False
         self._has_begun = False
-        self.was_used = False
+        self.was_used = self.is_paused = False
         self.idle_since = 0.0
         self.transport: asyncio.Transport
 
@@ -88,6 +89,17 @@ class EngineConnection(asyncio.Protocol):
         """Ends the connection; the receiver hears nothing more."""
         self._receiver = None
         self.transport.abort()
+
+    def pause(self) -> None:
+        """Reads nothing more of the reply for now: the engine has to wait."""
+        if not self.is_paused:
+            self.is_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self.transport.resume_reading()
 
     # Of asyncio.
 
@@ -183,6 +195,8 @@ class EngineConnection(asyncio.Protocol):
     def _end(self, receiver: Receiver) -> None:
         self._receiver = None
         if self._is_kept and not self.transport.is_closing():
+            # Who was too slow for this reply need not be for the next.
+            self.resume()
             self.was_used = True
             self.idle_since = monotonic()
             self._pool.append(self)
