@@ -108,18 +108,22 @@ class Attempt:
         now = monotonic()
         self._before_last, self._last = self._last, data
         self.bytes_out += len(data)
-        if self.is_passed_on:
-            if self.is_stream:
-                self.exchange.meter.gap.observe(now - self.last_at)
-            self._write(data if self._unchunk is None else self._unchunk(data))
-        else:
-            self.first_at = now
-            head = self._pass_on_head()
-            # One write, for each is a call of the system.
-            self._write(head + (data if self._unchunk is None else self._unchunk(data)))
-            if self.exchange.client.flow.write_paused:
-                # Perhaps since an earlier reply, which nobody tells again.
-                self.pause()
+        try:
+            if self.is_passed_on:
+                if self.is_stream:
+                    self.exchange.meter.gap.observe(now - self.last_at)
+                self._write(data if self._unchunk is None else self._unchunk(data))
+            else:
+                self.first_at = now
+                head = self._pass_on_head()
+                # One write, for each is a call of the system.
+                self._write(head + (data if self._unchunk is None else self._unchunk(data)))
+                if self.exchange.client.flow.write_paused:
+                    # Perhaps since an earlier reply, which nobody tells again.
+                    self.pause()
+        except RuntimeError:
+            # The client's connection broke at the last write, as it is about to be told.
+            self.leave()
         self.last_at = self.member.heard_at = now
 
     def on_end(self) -> None:
