@@ -15,7 +15,7 @@ from gateway import heads
 from gateway.asked import Asked
 from gateway.errors import RequestError
 from gateway.exchange import Exchange
-from gateway.limited import LimitedProtocol
+from gateway.limited import Deaf, LimitedProtocol
 from gateway.paths import engine_target
 from gateway.tunnel import AskedToSwitch, Tunnel, is_asked_for
 
@@ -133,6 +133,8 @@ class GatewayProtocol(LimitedProtocol):
             self._was_upgrade = True
             return
         exchange = Exchange(self, asked)
+        # What comes as a trailer is no header, and goes nowhere.
+        self.headers = []
         if self._knows_chunks is None:
             # Asked once, as it takes a while; no client changes its version on a connection.
             self._knows_chunks = self.parser.get_http_version() == "1.1"
@@ -175,10 +177,23 @@ class GatewayProtocol(LimitedProtocol):
             # It had been refused at its head: only now the connection is idle.
             self.on_response_complete()
 
+    def on_response_complete(self) -> None:
+        """Begins the next request that waits on the connection; only if there is none, more is read."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
     # Of the exchange.
 
     def refuse(self, error: RequestError) -> None:
         """Answers in the place of an exchange that is under way, too, and ends the connection."""
+        cycle = self.cycle
+        if isinstance(cycle, Exchange) and cycle.is_complete and not cycle.response_complete:
+            # The fault is in what came after it. It is answered; nothing more is read.
+            self.stop_read_timer()
+            cycle.keep_alive = False
+            self.parser = Deaf()  # type: ignore[assignment]
+            return
         exchange = self._exchange
         if exchange is not None and exchange is self.cycle and not exchange.has_begun_to_answer:
             exchange.keep_alive = False
@@ -205,7 +220,8 @@ class GatewayProtocol(LimitedProtocol):
 
     def key_of(self, authorization: bytes, api_key: bytes) -> "Key | None":
         """Whose key this is. Most requests of a connection bring the same one."""
-        given = authorization or api_key
+        # Both, as what is in the first may be for somebody else, and no key at all.
+        given = b"%b\n%b" % (authorization, api_key) if api_key else authorization
         if self._key is None or not hmac.compare_digest(given, self._credentials):
             self._key = self.lane.keys.find(authorization, api_key)
             self._credentials = given
