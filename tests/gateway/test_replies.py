@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.heads import ReplyHead
@@ -16,6 +17,10 @@ from tests.gateway.world import DEADLINE_S, Gateway, backend, wait_for
 
 OK = b"HTTP/1.1 200 OK\r\n"
 REQUEST = b'POST /v1/completions HTTP/1.1\r\nhost: g\r\ncontent-length: 13\r\n\r\n{"model":"m"}'
+
+
+# More of them by `make fuzz`.
+AT_LENGTH = settings(max_examples=int(os.environ.get("SAGE_FUZZ_EXAMPLES", "200")), deadline=None)
 
 
 class Wire:
@@ -125,6 +130,7 @@ def replies(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
     return start + b"Transfer-Encoding: chunked\r\n\r\n", b"".join(chunks) + b"0\r\n%b\r\n" % trailers, b""
 
 
+@AT_LENGTH
 @given(replies(), CUTS, st.booleans())
 def test_the_same_bytes_however_they_come(
     reply: tuple[bytes, bytes, bytes], cuts: list[int], is_bytewise: bool
@@ -146,6 +152,7 @@ def test_the_same_bytes_however_they_come(
         assert (again.body, again.ends) == (body, ["end"])
 
 
+@AT_LENGTH
 @given(
     replies(), CUTS, st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"x", OK, b"HTTP/1.1 100 \r\n\r\n"])
 )
@@ -167,6 +174,7 @@ def test_more_than_the_reply_is_never_passed_on(
     assert pool == []
 
 
+@AT_LENGTH
 @given(replies(), st.integers(0, 1 << 20), st.binary(max_size=3), st.integers(0, 3), CUTS)
 def test_a_damaged_reply_ends_once_and_is_never_an_exception(
     reply: tuple[bytes, bytes, bytes], at: int, put: bytes, gone: int, cuts: list[int]
@@ -180,6 +188,7 @@ def test_a_damaged_reply_ends_once_and_is_never_an_exception(
     assert len(heard.ends) == 1
 
 
+@AT_LENGTH
 @given(replies(), st.integers(0, 1 << 20), CUTS)
 def test_a_reply_that_is_cut_off_is_not_taken_for_whole(
     reply: tuple[bytes, bytes, bytes], at: int, cuts: list[int]

@@ -5,6 +5,7 @@ Floods and odd ends of connections, too: the worker lives, in bounded memory, an
 
 import gzip
 import json
+import os
 import random
 import socket
 import struct
@@ -26,6 +27,12 @@ CHUNKED = b"transfer-encoding: chunked\r\n"
 CHUNKS = b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
 UPGRADE = b"connection: upgrade\r\nupgrade: h2c\r\n"
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+# More of them by `make fuzz`.
+AT_LENGTH = settings(
+    max_examples=int(os.environ.get("SAGE_FUZZ_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 LAST = b"GET /health HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n"
 
 
@@ -276,7 +283,7 @@ SLOW = [
 ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@AT_LENGTH
 @given(
     st.lists(
         st.tuples(st.sampled_from(SLOW), st.sampled_from(["reset", "close", "half", "read"])), min_size=1
@@ -301,7 +308,7 @@ def test_nobody_is_left_at_work(served: Gateway) -> None:
     wait_for(lambda: served.client.get("/ready").json()["in_flight"] == 0, "nothing is in flight")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@AT_LENGTH
 @given(
     st.sampled_from([*REFUSED.values(), *TAKEN.values(), post(), HIDDEN]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3)), max_size=3),
