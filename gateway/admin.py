@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
 from gateway.described import errors
+from gateway.errors import RequestError
 from gateway.exposition import Extra, exposition
 from gateway.lane import Lane
 from gateway.line import POLICIES
@@ -52,6 +53,8 @@ def admin_handlers(lane: Lane) -> list[HTTPRouteHandler]:
         "/admin/set_policy",
         status_code=200,
         summary="Sets who of the waiting is next, for every model",
+        # Of the framework, while it reads the body.
+        exception_handlers={RecursionError: _not_json, UnicodeDecodeError: _not_json},
         responses=errors(400, 401, 403),
     )
     async def set_policy(data: SetPolicy) -> dict[str, Any]:
@@ -59,3 +62,9 @@ def admin_handlers(lane: Lane) -> list[HTTPRouteHandler]:
         return {"policy": data.policy, "policies": [*POLICIES, OF_STACK]}
 
     return [metrics, numbers, set_policy]
+
+
+def _not_json(_: AnyRequest, error: Exception) -> Response[Any]:
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not UTF-8: {error}"
+    fault = RequestError(400, f"The request body is not valid JSON: {why}.", "invalid_json")
+    return Response(fault.payload(), status_code=fault.status)

@@ -229,6 +229,23 @@ def test_odd_bodies(served: Gateway, body: bytes, status: int) -> None:
     assert len(reply) < 1000
 
 
+@pytest.mark.parametrize(
+    "body", [DEEP, b'{"policy":"fifo","x":' + DEEP + b"}", b'{"policy":"\xff"}', b"{", b""]
+)
+def test_odd_bodies_of_administrators(served: Gateway, body: bytes) -> None:
+    reply = served.client.post("/admin/set_policy", content=body)
+    assert (reply.status_code, reply.json()["error"]["src"]) == (400, "sage")
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text;version=abc", ";;,,=", "*/*;q=x", "a" * 5000]
+)
+def test_odd_wishes_of_scrapers(served: Gateway, accept: str) -> None:
+    reply = served.client.get("/metrics", headers={"accept": accept})
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("text/plain")
+
+
 def test_names_that_nobody_has_are_not_repeated_at_length(served: Gateway) -> None:
     for path in ("/v1/models/", "/v2/", "/v1/../"):
         reply = served.client.get(path + "x" * 30_000)
