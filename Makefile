@@ -73,6 +73,11 @@ test-vllm: install ## the tests that start a real vLLM on the CPU (builds its en
 test-gpu: install ## the tests for a GPU host: set SAGE_VLLM_PYTHON to a Python that has vLLM
 	@$(PYTEST) -m gpu -s
 
+.PHONY: fuzz
+fuzz: install ## hostile requests and replies at length, ten minutes at most (FUZZ=300 examples a property)
+	@SAGE_FUZZ_EXAMPLES=$(or $(FUZZ),2000) timeout 600 $(BIN)/pytest -n 2 --timeout 600 \
+	  tests/gateway/test_smuggling.py tests/gateway/test_replies.py tests/gateway/test_schema.py
+
 .PHONY: bench
 bench: install ## measures validating, planning and start-up
 	@$(BIN)/python -m tests.bench.planner

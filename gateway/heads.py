@@ -76,6 +76,17 @@ def to_engine(headers: Headers, connection: bytes, trace: bytes = b"") -> bytes:
     return b"%btraceparent: %b\r\n" % (lines, trace) if trace else lines
 
 
+def size(target: bytes, headers: Headers) -> int:
+    """Bytes of a request's head, about."""
+    return len(target) + sum(len(name) + len(value) for name, value in headers)
+
+
+def without_upgrade(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """The head of a request as it came, without the wish to switch protocols. A parser has read it before."""
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"upgrade"]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
+
+
 class ReplyHead:
     """The head of an engine's reply. `raw` ends with the empty line; it has passed a strict parser.
 

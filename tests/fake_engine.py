@@ -126,7 +126,10 @@ class Handler(BaseHTTPRequestHandler):
             STATE["running"] += 1
             count = STATE["generations"]
         try:
-            self.generate(json.loads(body), body, count)
+            if self.headers.get("content-type", "").startswith("multipart/"):
+                self.transcribe(body)
+            else:
+                self.generate(json.loads(body), body, count)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
@@ -160,8 +163,11 @@ class Handler(BaseHTTPRequestHandler):
         STATE["tokens"] += 1
         if self.path == "/v1/embeddings":
             self.embed(request)
+        elif self.path == "/v1/responses":
+            self.respond(raw)
         elif request.get("stream"):
-            self.stream()
+            options = request.get("stream_options")
+            self.stream(has_usage=isinstance(options, dict) and bool(options.get("include_usage")))
         else:
             message = {"role": "assistant", "content": ARGS.answer}
             choice = {"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}
@@ -178,7 +184,42 @@ class Handler(BaseHTTPRequestHandler):
                 },
             )
 
+    def transcribe(self, body: bytes) -> None:
+        if b'name="model"\r\n\r\n' + ARGS.model.encode() + b"\r\n" in body:
+            self.reply(200, {"text": ARGS.answer, "usage": {"type": "duration", "seconds": 1}})
+        else:
+            self.reply(400, {"error": {"message": "unknown model in the form", "type": "x"}})
+
+    def respond(self, raw: bytes) -> None:
+        text = {"type": "output_text", "text": ARGS.answer, "annotations": []}
+        message = {
+            "type": "message",
+            "id": "m",
+            "role": "assistant",
+            "status": "completed",
+            "content": [text],
+        }
+        self.reply(
+            200,
+            {
+                "id": "resp-1",
+                "object": "response",
+                "created_at": 1,
+                "status": "completed",
+                "model": ARGS.model,
+                "output": [message],
+                "parallel_tool_calls": False,
+                "tool_choice": "auto",
+                "tools": [],
+                "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+                "echo": {"path": self.path, "body": raw.decode(), "headers": dict(self.headers)},
+            },
+        )
+
     def embed(self, request: dict[str, object]) -> None:
+        if not request.get("input"):
+            self.reply(400, {"error": {"message": "no input", "type": "invalid_request_error"}})
+            return
         texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
         data = []
         for index, text in enumerate(texts):
@@ -189,16 +230,20 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
         self.reply(200, {"object": "list", "model": ARGS.model, "data": data, "usage": usage})
 
-    def stream(self) -> None:
+    def stream(self, has_usage: bool) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for count, word in enumerate([*ARGS.answer.split(" "), None]):
+        words = ARGS.answer.split(" ")
+        for count, word in enumerate([*words, *([""] if has_usage else []), None]):
             if count == ARGS.die_after_events:
                 os._exit(9)
             choice = {"index": 0, "delta": {"content": f"{word} "}, "text": f"{word} ", "finish_reason": None}
             event = {"id": "c", "object": "chat.completion.chunk", "model": ARGS.model, "choices": [choice]}
+            if word == "" and count == len(words):
+                usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+                event = {**event, "choices": [], "usage": usage}
             line = b"data: [DONE]\n\n" if word is None else f"data: {json.dumps(event)}\n\n".encode()
             self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             self.wfile.flush()
