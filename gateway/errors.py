@@ -70,6 +70,12 @@ def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     return RequestError(404, message, "model_not_found", param="model")
 
 
+def missing_model() -> RequestError:
+    """400 for a request that names no model."""
+    message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
+    return RequestError(400, message, "missing_model", param="model")
+
+
 def too_large(limit: int) -> RequestError:
     """413 for a body of more than `limit` bytes."""
     message = (
