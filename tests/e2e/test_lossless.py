@@ -30,12 +30,12 @@ def roll(world: World, replicas: int, **rollout: object) -> None:
     world.write(engine("fake", *OPTIONS, **fields))
     world.apply()
     before = world.until_ready(*names)
-    with gateway_of(world) as port, Hammer(port, threads=8, has_streams=True) as hammer:
+    with gateway_of(world) as port, Hammer(port, threads=4, has_streams=True) as hammer:
         world.write(engine("fake", *OPTIONS, "--answer", "Another one.", **fields))
         world.apply()
         hammer.goes_on()
         after = world.until_ready(*names)
-    assert hammer.failures == [[]] * 8
+    assert hammer.failures == [[]] * 4
     assert hammer.broken == []
     assert {before[name].engine for name in names}.isdisjoint(after[name].engine for name in names)
     world.is_settled()

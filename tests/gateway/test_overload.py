@@ -231,14 +231,14 @@ def test_the_policy_acts_and_is_switched_while_it_acts(stack: ExitStack, tmp_pat
         wait_for(lambda: policies(gateway) == {policy}, "both workers go by it")
 
     assert policies(gateway) == {"stack"}
-    assert 0.4 < Crowd(gateway.port, 200).ratio() < 2.5
+    assert 0.4 < Crowd(gateway.port, 120).ratio() < 2.5
     switch("priority")
-    assert Crowd(gateway.port, 200).ratio() > 4
+    assert Crowd(gateway.port, 120).ratio() > 4
     publish(gateway, engine.url, limit=2, hold=61.0)
     assert policies(gateway) == {"priority"}
-    assert Crowd(gateway.port, 200).ratio() > 4
+    assert Crowd(gateway.port, 120).ratio() > 4
     switch("stack")
-    assert 0.4 < Crowd(gateway.port, 200).ratio() < 2.5
+    assert 0.4 < Crowd(gateway.port, 120).ratio() < 2.5
 
 
 def test_a_policy_that_there_is_not(gateway: Gateway) -> None:
