@@ -26,23 +26,18 @@ class Asked:
         self.seen = seen = dict(headers)
         given = seen.get(b"x-request-id")
         self.request_id = given if given and heads.is_request_id(given) else heads.new_request_id()
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
 
     @property
     def id(self) -> str:
         """The request's id, for people."""
         return self.request_id.decode()
 
-    def add_body(self, data: bytes) -> None:
-        """Takes a piece of the body."""
-        self.size += len(data)
-        self._parts.append(data)
-
     def read(self, limit: int) -> None:
-        """Reads what the complete body says; at most `limit` bytes of it once unpacked. Raises RequestError."""
-        parts, seen = self._parts, self.seen
+        """Reads what the complete body says; it may unpack to `limit` bytes at most. Raises RequestError."""
+        parts, seen = self.parts, self.seen
         self._body = plain = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
+        self.parts = []
         encoding = seen.get(b"content-encoding", b"identity")
         if encoding != b"identity":
             self._plain = plain = request_body.unpacked(plain, encoding.lower(), limit)
@@ -51,7 +46,7 @@ class Asked:
     def forget_body(self) -> None:
         """It is not sent any more."""
         self._body = self._plain = b""
-        self._parts.clear()
+        self.parts.clear()
 
     def affinity(self, policy: str) -> bytes:
         """What it has in common with others that should go to the same backend, b"" if nothing."""

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from gateway.errors import stream_broken
+from gateway.errors import RequestError, stream_broken
 from gateway.heads import ReplyHead
-from gateway.upstream import NOT_HTTP
+from gateway.upstream import NOT_HTTP, EngineConnection, take
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.member import Member
-    from gateway.upstream import EngineConnection
 
 # What an engine says when it is not able to answer, though another one may be.
 RETRIED = frozenset({502, 503, 504})
@@ -36,6 +35,7 @@ class Attempt:
 
     __slots__ = (
         "_before_last",
+        "_connecting",
         "_last",
         "_unchunk",
         "_write",
@@ -55,6 +55,7 @@ class Attempt:
         self.exchange = exchange
         self.member = member
         self.connection: EngineConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self.head: ReplyHead | None = None
         self.is_passed_on = self.is_stream = False
         self.sent_at = now
@@ -64,15 +65,20 @@ class Attempt:
         self._unchunk: _Unchunk | None = None
         self._before_last = self._last = b""
 
-    def send(self, connection: "EngineConnection") -> None:
-        """Sends the request over an idle connection."""
-        self.connection = connection
-        connection.send(self, *self.exchange.asked.for_member(self.member))
+    def start(self, now: float) -> None:
+        """Sends the request over a kept connection, or else a new one."""
+        connection = take(self.member.idle, now)
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     def leave(self) -> None:
         """Ends the engine's work; nothing more is heard of it."""
         if self.connection is not None:
             self.connection.leave()
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
     def pause(self) -> None:
         if self.connection is not None:
@@ -129,24 +135,50 @@ class Attempt:
         self._end_broken(reason)
         self.exchange.on_broken(self, reason)
 
-    def on_switched(self, connection: "EngineConnection", head: bytes, rest: bytes) -> None:
-        connection.transport.abort()
-        self.exchange.on_lost(self, "it switched protocols without being asked", NOT_HTTP)
+    def on_switched(self, connection: EngineConnection, head: bytes, rest: bytes) -> None:
+        tunnel = self.exchange.client.tunnel
+        if tunnel is None:
+            connection.transport.abort()
+            self.exchange.on_lost(self, "it switched protocols without being asked", NOT_HTTP)
+            return
+        self.is_passed_on = True
+        self.first_at = self.last_at = self.member.heard_at = monotonic()
+        tunnel.open(self, connection, head, rest)
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens as the reply tells them, 0 where it does not."""
-        tail = self._before_last[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:]
+        tail = self._last[-_TAIL_BYTES:]
+        if self._before_last:
+            tail = self._before_last[-_TAIL_BYTES:] + tail
         at = tail.rfind(b'"usage"')
         if at < 0:
             return 0, 0
         prompt, completion = _PROMPT_TOKENS.search(tail, at), _COMPLETION_TOKENS.search(tail, at)
         return int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0
 
+    async def _connect(self) -> None:
+        try:
+            connection = await self.member.connect()
+        except (OSError, TimeoutError) as error:
+            self.exchange.on_unreached(self, str(error) or "no connection within the time")
+            return
+        self.sent_at = monotonic()
+        self._send(connection)
+
+    def _send(self, connection: EngineConnection) -> None:
+        self.connection = connection
+        self.exchange.sends += 1
+        try:
+            connection.send(self, *self.exchange.asked.for_member(self.member))
+        except RequestError as error:
+            self.exchange.refuse(error)
+
     def _pass_on_head(self) -> bytes:
         """The head as the client gets it; from now on nobody else can be asked."""
         head, exchange = self.head, self.exchange
         assert head is not None
         self.is_passed_on = True
+        exchange.asked.forget_body()
         knows_chunks = exchange.knows_chunks
         if not head.is_chunked and head.length < 0 and head.status not in (204, 304):
             exchange.keep_alive = False  # the end of the connection is the end of the reply

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.errors import RequestError, too_large
+from gateway.errors import RequestError, missing_model, too_large
 
 Span = tuple[int, int]
 T = TypeVar("T", str, bytes)
@@ -81,12 +81,11 @@ def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
 
 def _checked(model: object) -> str:
     if model is msgspec.UNSET or model is None or model == "":
-        message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
-        raise RequestError(400, message, "missing_model", param="model")
+        raise missing_model()
     if not isinstance(model, str):
         message = f"The field 'model' must be a string, not {type(model).__name__}."
         raise RequestError(400, message, "invalid_model", param="model")
-    if not _is_text(model):
+    if not model.isascii() and not _is_text(model):
         message = "The field 'model' holds half a character (a lone surrogate)."
         raise RequestError(400, message, "invalid_model", param="model")
     return model
@@ -124,15 +123,16 @@ def _one_plain_span(body: bytes) -> Span | None:
 
 
 def _json_head(body: bytes) -> _Head:
-    text = _text(body)
-    if not _may_hold_huge_number(body):
+    if not body.isascii():
+        _text(body)
+    if len(body) <= HUGE_DIGITS or not _may_hold_huge_number(body):
         try:
             return _HEAD.decode(body)
         except (msgspec.DecodeError, RecursionError):
             pass
     # Python's own parser takes a little more (NaN, lone surrogates), as the engines do: let them decide.
     try:
-        plain = json.loads(text)
+        plain = json.loads(_text(body))
     except (ValueError, RecursionError) as error:
         raise _not_json(error) from error
     if not isinstance(plain, dict):
@@ -165,7 +165,7 @@ def _may_hold_huge_number(body: bytes) -> bool:
 
     A run of digits that long covers a whole look, wherever it begins; most bodies have no such look.
     """
-    return len(body) > HUGE_DIGITS and any(body[at : at + 64].isdigit() for at in range(0, len(body), 2048))
+    return any(body[at : at + 64].isdigit() for at in range(0, len(body), 2048))
 
 
 def _json_spans(text: str) -> list[Span]:
@@ -190,7 +190,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _is_multipart(content_type: bytes) -> bool:
-    return content_type[:19].lower() == b"multipart/form-data"
+    return content_type[:1] in b"mM" and content_type[:19].lower() == b"multipart/form-data"
 
 
 def _multipart_spans(body: bytes, content_type: bytes) -> list[Span]:

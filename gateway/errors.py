@@ -70,6 +70,12 @@ def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     return RequestError(404, message, "model_not_found", param="model")
 
 
+def missing_model() -> RequestError:
+    """400 for a request that names no model."""
+    message = "The request names no model: give the field 'model'; GET /v1/models lists the names."
+    return RequestError(400, message, "missing_model", param="model")
+
+
 def too_large(limit: int) -> RequestError:
     """413 for a body of more than `limit` bytes."""
     message = (
@@ -77,12 +83,6 @@ def too_large(limit: int) -> RequestError:
         f"{MAX_BODY_MIB} in its environment."
     )
     return RequestError(413, message, "body_too_large")
-
-
-def head_too_large(limit: int) -> RequestError:
-    """431 for a request line and headers of more than `limit` bytes."""
-    message = f"The request line and headers are larger than {limit >> 10} KiB."
-    return RequestError(431, message, "headers_too_large")
 
 
 def line_full(model: str, size: int) -> RequestError:

@@ -1,6 +1,5 @@
 """One request of a client to an engine, and its reply: routed, sent, sent again, accounted for."""
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from gateway.errors import (
 )
 from gateway.line import Ask
 from gateway.member import Member
-from gateway.upstream import NOT_HTTP, STALE, EngineConnection, take
+from gateway.upstream import NOT_HTTP, STALE
 
 if TYPE_CHECKING:
     from gateway.fleet import Plan
@@ -31,15 +30,15 @@ logger = logging.getLogger("gateway")
 MAX_SENDS = 3
 # A kept connection that breaks within this time had been closed by the engine before the request came.
 STALE_S = 1.0
+# The status of a connection that went on as something else.
+SWITCHED = 101
 # What is counted where the client left before it had an answer; nobody reads this status.
 CLIENT_LEFT = 499
 
 
 class _Nothing:
-    """Stands for an event that nobody waits for."""
-
     def set(self) -> None:
-        pass
+        """Nobody waits for it."""
 
 
 class Exchange:
@@ -64,7 +63,6 @@ class Exchange:
     started = queued_s = held_s = 0.0
     waits_since = hold_until = retry_at = 0.0
     avoid: tuple[Member, ...] = ()
-    _connecting: asyncio.Task[None] | None = None
 
     def __init__(self, client: "GatewayProtocol", asked: Asked) -> None:
         self.client = client
@@ -72,12 +70,19 @@ class Exchange:
         self.lane = lane = client.lane
         self.meter = lane.nobodys_meter
 
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Whether the client has the head of a reply, and with it whether the connection is kept."""
+        return self.attempt is not None and self.attempt.is_passed_on
+
     # Of the client's connection.
 
     def add_body(self, data: bytes) -> None:
         """Takes a piece of the request's body."""
-        self.asked.add_body(data)
-        if self.asked.size > self.lane.body_limit:
+        asked = self.asked
+        asked.size += len(data)
+        asked.parts.append(data)
+        if asked.size > self.lane.body_limit:
             self.refuse(too_large(self.lane.body_limit))
 
     def complete(self) -> None:
@@ -104,11 +109,6 @@ class Exchange:
             self._drop_work()
             self._account(CLIENT_LEFT)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the client has the head of the reply."""
-        return self.attempt is not None and self.attempt.is_passed_on
-
     # Routing.
 
     def dispatch(self, is_called: bool = False) -> None:
@@ -132,9 +132,8 @@ class Exchange:
 
     def goes_elsewhere(self, attempt: Attempt) -> bool:
         """Whether another backend is to be asked after this attempt."""
-        plan = self.plan
-        others = (*self.avoid, attempt.member)
-        return self.sends < MAX_SENDS and plan is not None and plan.has_other(others, self.lane.time())
+        plan, avoid = self.plan, (*self.avoid, attempt.member)
+        return self.sends < MAX_SENDS and plan is not None and plan.has_other(avoid, self.lane.time())
 
     def refuse(self, error: RequestError) -> None:
         """Ends the request with an answer of sage's own."""
@@ -154,10 +153,16 @@ class Exchange:
         """What sage adds to the head of a reply. `source` says who answered: engine or sage."""
         added = b"x-request-id: %b\r\nx-sage-src: %b\r\n" % (self.asked.request_id, source)
         if origin := self.asked.seen.get(b"origin"):
-            added += self.lane.cors_lines(origin)
+            added += b"".join([b"%b: %b\r\n" % pair for pair in self.lane.cors_headers(origin)])
         return added if self.keep_alive else added + b"connection: close\r\n"
 
     # Of the attempt.
+
+    def on_unreached(self, attempt: Attempt, reason: str) -> None:
+        """The backend did not take the connection."""
+        self._release(attempt)
+        attempt.member.failed("connect", self.lane.time())
+        self._again(attempt.member, reason)
 
     def on_unable(self, attempt: Attempt, reason: str) -> None:
         """The backend says that it cannot answer."""
@@ -200,6 +205,12 @@ class Exchange:
         self.meter.broken += 1
         self.code = "engine_lost"
         self._finish(attempt.head.status if attempt.head else 502)
+
+    def on_tunnel_closed(self, attempt: Attempt) -> None:
+        """Both sides have said what they had to say."""
+        if not self.response_complete:
+            attempt.member.succeeded()
+            self._finish(SWITCHED)
 
     def on_answered(self, attempt: Attempt) -> None:
         """The reply is complete."""
@@ -244,32 +255,7 @@ class Exchange:
         self.meter.in_flight += 1
         self.attempt = attempt = Attempt(self, member, now)
         member.attempts.add(attempt)
-        connection = take(member.idle, now)
-        if connection is not None:
-            self._send_over(attempt, connection)
-        else:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect(attempt))
-
-    def _send_over(self, attempt: Attempt, connection: EngineConnection) -> None:
-        self.sends += 1
-        try:
-            attempt.send(connection)
-        except RequestError as error:
-            connection.leave()
-            self.refuse(error)
-
-    async def _connect(self, attempt: Attempt) -> None:
-        try:
-            connection = await attempt.member.connect()
-        except (OSError, TimeoutError) as error:
-            self._connecting = None
-            self._release(attempt)
-            attempt.member.failed("connect", self.lane.time())
-            self._again(attempt.member, str(error) or "no connection within the time")
-        else:
-            self._connecting = None
-            attempt.sent_at = self.lane.time()
-            self._send_over(attempt, connection)
+        attempt.start(now)
 
     def _again(self, member: Member, reason: str) -> None:
         self.reason = f"{member.name}: {reason}"
@@ -283,9 +269,6 @@ class Exchange:
         self.dispatch()
 
     def _drop_work(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
         if self.attempt is not None:
             self.attempt.leave()
         self.lane.waiting.forget(self)
@@ -299,7 +282,8 @@ class Exchange:
         self.response_complete = True
         attempt = self.attempt
         self.lane.account(self, attempt)
-        self.asked.forget_body()
+        if attempt is None or not attempt.is_passed_on:
+            self.asked.forget_body()
         if attempt is not None:
             self._release(attempt)
 

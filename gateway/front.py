@@ -33,12 +33,18 @@ class Front:
         kept = [(name, value) for name, value in headers if name != b"x-request-id"]
         scope["headers"] = [*kept, (b"x-request-id", request_id)]
 
+        added = [(b"x-sage-src", b"sage"), (b"x-request-id", request_id)]
+        added += self._lane.cors_headers(heads.get(headers, b"origin"))
+
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                reply = list(message["headers"])
-                message["headers"] = [*reply, (b"x-sage-src", b"sage"), (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
+        if len(added) > 2 and heads.get(headers, b"access-control-request-method"):
+            # Asked by a browser before the request itself, and without a key.
+            await _allow(stamped, heads.get(headers, b"access-control-request-headers"))
+            return
         if error := self._refusal(scope["path"], headers):
             await error.send_to(stamped)
             return
@@ -62,3 +68,14 @@ class Front:
             else None
         )
         return refusal(keys, path, key)
+
+
+async def _allow(send: Send, asked_headers: bytes) -> None:
+    headers = [
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", asked_headers or b"authorization, content-type"),
+        (b"access-control-max-age", b"600"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

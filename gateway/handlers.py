@@ -76,6 +76,7 @@ def own_handlers(lane: Lane) -> list[HTTPRouteHandler]:
             "in_flight": sum(member.in_flight for member in members),
             "held": len(lane.waiting.held),
             "queued": sum(len(pool.line) for pool in lane.fleet.pools),
+            "queue_policy": lane.fleet.queue_policy or None,
             "table": {"digest": lane.source.digest, "fault": lane.source.fault or None},
             "backend_faults": {member.id: member.fault for member in members if member.fault},
         }

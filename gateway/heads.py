@@ -77,11 +77,6 @@ def to_engine(headers: Headers, connection: bytes, trace: bytes = b"") -> bytes:
     return b"%btraceparent: %b\r\n" % (lines, trace) if trace else lines
 
 
-def size(target: bytes, headers: Headers) -> int:
-    """Bytes of a request's head, about."""
-    return len(target) + sum(len(name) + len(value) for name, value in headers)
-
-
 def without_upgrade(target: bytes, headers: Headers) -> bytes:
     """The head of a POST as it came, without the wish to switch protocols. A parser has read it before."""
     lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"upgrade"]

@@ -2,18 +2,18 @@
 
 import asyncio
 import logging
-import os
-import signal
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from gateway import heads
 from gateway.accounts import Accounts
 from gateway.errors import RequestError, too_large
 from gateway.fleet import Fleet
 from gateway.keys import Keys, refusal
 from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
-from gateway.settings import Settings
+from gateway.settings import POLICY_FILE, Settings
 from gateway.source import TableSource
 from gateway.timeouts import Timeouts
 from gateway.waiting import Waiting
@@ -21,11 +21,16 @@ from gateway.waiting import Waiting
 if TYPE_CHECKING:
     from gateway.attempt import Attempt
     from gateway.exchange import Exchange
+    from gateway.protocol import GatewayProtocol
 
 logger = logging.getLogger("gateway")
 
 # Places are given away at once; this is only how often the table and the time are looked at.
 TICK_S = 0.1
+# Longer than clients keep idle connections, so that none is closed under a request.
+CLIENT_KEEP_ALIVE_S = 75.0
+# How often those are looked for that are idle for longer.
+CLOSE_EVERY_S = 5.0
 
 
 class Lane:
@@ -43,11 +48,13 @@ class Lane:
         self.meters = self.accounts.meters
         self.nobodys_meter = self.meters.route("")
         self.fleet = Fleet(self.meters, settings.workers)
-        self._policy_file = PolicyFile(settings.home / "run" / "gateway" / "queue_policy")
+        self._policy_file = PolicyFile(settings.home / POLICY_FILE)
         self.waiting = Waiting(self)
         self._timeouts = Timeouts(self)
         self._cors = frozenset(origin.encode() for origin in settings.cors_origins)
-        self._parent = os.getppid()
+        # All of the server's, set by the first of them.
+        self.connections: Collection[GatewayProtocol] = ()
+        self._next_close = 0.0
 
     def open(self) -> None:
         """Serves by the table as it is now. The record comes first: whoever drains sees a worker that has
@@ -88,11 +95,15 @@ class Lane:
             self.refresh()
             self.waiting.sweep()
             self._timeouts.sweep()
+            self._close_idle()
             self.accounts.tick(self.fleet.members.values(), self.time())
-            if os.getppid() != self._parent:
-                # Nobody would end this worker any more.
-                self._parent = os.getppid()
-                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _close_idle(self) -> None:
+        now = self.time()
+        if now >= self._next_close:
+            self._next_close = now + CLOSE_EVERY_S
+            for connection in list(self.connections):
+                connection.close_if_idle(now - CLIENT_KEEP_ALIVE_S)
 
     def tell_leaving(self) -> None:
         """Writes down what is in flight where no new requests go, for whoever drains there."""
@@ -106,13 +117,20 @@ class Lane:
         self._policy_file.write(policy)
         self.refresh()
 
-    def cors_lines(self, origin: bytes) -> bytes:
-        """Reply header lines for a page of this origin, or b"" if it may not read replies."""
+    def cors_headers(self, origin: bytes) -> heads.Headers:
+        """Reply headers for a page of this origin; none if it may not read replies."""
         if b"*" in self._cors:
-            return b"access-control-allow-origin: *\r\n"
-        if origin in self._cors:
-            return b"access-control-allow-origin: %b\r\nvary: origin\r\n" % origin
-        return b""
+            allowed = b"*"
+        elif origin in self._cors:
+            allowed = origin
+        else:
+            return []
+        exposed = b"x-request-id, x-sage-src, retry-after"
+        return [
+            (b"access-control-allow-origin", allowed),
+            (b"access-control-expose-headers", exposed),
+            (b"vary", b"origin"),
+        ]
 
     def look_at_head(self, exchange: "Exchange") -> RequestError | None:
         """Why a request is refused before its body is read, or None. Notes whose it is."""

@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gateway import handover, listening
 from gateway.handover import Place
-from gateway.settings import LOG_LEVELS, MARK
+from gateway.settings import LOG_LEVELS, MARK, POLICY_FILE
 from gateway.workers import Worker, Workers
 
 # What ends a gateway, unless it was ignored when this process began (nohup, a background job).
@@ -37,6 +38,9 @@ def serve(options: argparse.Namespace) -> int:
     predecessor = handover.connect(options.take_over) if options.take_over else None
     sockets = handover.take(predecessor, place) if predecessor is not None else []
     sockets = sockets or listening.listen(options.host, options.port)
+    if predecessor is None:
+        # What an administrator has set lasts as long as the gateway, restarts included.
+        Path(place.home, POLICY_FILE).unlink(missing_ok=True)
     log = _Log(options.log_level)
     workers = Workers(_worker_command(options.log_level, sockets), options.workers, log.warning)
     return Master(place, sockets, workers, log, predecessor).run()

@@ -5,102 +5,86 @@ go on to uvicorn and the application. Both keep the order of requests on a conne
 where uvicorn has the cycle of a request.
 """
 
-import asyncio
 import hmac
-from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import heads
 from gateway.asked import Asked
-from gateway.errors import RequestError, head_too_large
+from gateway.errors import RequestError
 from gateway.exchange import Exchange
+from gateway.limited import LimitedProtocol
 from gateway.paths import engine_target
+from gateway.tunnel import AskedToSwitch, Tunnel, is_asked_for
 
 if TYPE_CHECKING:
     from gateway.keys import Key
     from gateway.lane import Lane
 
-# As much as common servers take; a long prompt is a body, never a header.
-MAX_HEAD_BYTES = 64 << 10
 # What is read and thrown away of a request that was refused before it was complete.
 MAX_DISCARDED_BYTES = 64 << 20
 # How long a kept connection may still begin a request when the server ends.
 LAST_REQUEST_S = 2.0
 
 
-class HeadTooLargeError(Exception):
-    """Request line and headers are larger than MAX_HEAD_BYTES."""
+class GatewayProtocol(LimitedProtocol):
+    """One connection of a client. `tunnel` is there once a request has asked for a WebSocket to an engine.
 
-
-class GatewayProtocol(HttpToolsProtocol):
-    """Refuses a head that is too large (431) before it is all in memory, and a request that stands still
-    before it is complete (408)."""
-
-    # Generous for a slow line, short for a connection that somebody holds to no end.
-    read_timeout_s = 60.0
+    `idle_since` (monotonic) is since when no request is under way; 0.0 while one is, and before the first.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        # Of uvicorn; an exchange has all that it asks of a cycle.
-        self.cycle: Any
-        self.pipeline: deque[tuple[Any, Any]]
         self.lane: Lane = self.app_state["lane"]
+        self.lane.connections = self.connections
         self.is_continue_awaited = False
         self._exchange: Exchange | None = None
+        self.tunnel: Tunnel | None = None
         self._is_ending = False
-        # What the parser took and has not handed on: the one thing that grows while a header has no end.
-        self._kept_bytes = 0
-        self._body_bytes = 0
-        self._body_bytes_before = -1
-        self._is_in_request = True
         self._was_upgrade = self._is_held_up = False
-        self._read_timer: asyncio.TimerHandle | None = None
         self._knows_chunks: bool | None = None
         # What the last request's key was found by.
         self._credentials = b""
         self._key: Key | None = None
-        # Since when (monotonic) no request is under way; 0.0 while one is, and before the first.
         self.idle_since = 0.0
 
     # Of the connection.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_read_timer()
-        for exchange in (self._exchange, self.cycle, *(cycle for cycle, _ in self.pipeline)):
+        exchanges = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        if self._exchange is not None:
+            exchanges.append(self._exchange)
+        for exchange in exchanges:
             if isinstance(exchange, Exchange):
                 exchange.client_left()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._kept_bytes += len(data)
+        if self.tunnel is not None:
+            self.tunnel.from_client(data)
+            return
+        self.kept_bytes += len(data)
         self.idle_since = 0.0
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("")
         if self.transport.is_closing():
             return
-        if self._kept_bytes > MAX_HEAD_BYTES:
-            self._refuse(head_too_large(MAX_HEAD_BYTES))
-        elif self._is_in_request and self._read_timer is None:
-            self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
+        self.check_progress()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # The client reads more slowly than the engine writes: so does the gateway now, of both of them.
-        self.flow.pause_reading()
+        # The client reads more slowly than the engine writes: so does the gateway now, of both of them. In a
+        # tunnel the two directions have nothing to do with each other.
+        if self.tunnel is None:
+            self.flow.pause_reading()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.pause()
 
@@ -111,22 +95,22 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._is_held_up:
             self._is_held_up = False
             self._take_next()
-        elif not self.pipeline:
+        elif not self.pipeline and self.tunnel is None:
             self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
         self._is_ending = True
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
             self._close_soon()
-        elif not isinstance(self.cycle, Exchange) or not self.cycle.has_begun:
-            self.cycle.keep_alive = False  # and its reply says so
+        elif not (isinstance(cycle, Exchange) and cycle.has_begun_to_answer):
+            cycle.keep_alive = False
 
     # Of the parser.
 
     def on_message_begin(self) -> None:
-        self._is_in_request = True
-        self._body_bytes, self._body_bytes_before = 0, -1
+        self.is_in_request = True
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -138,16 +122,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._kept_bytes > MAX_HEAD_BYTES and heads.size(self.url, self.headers) > MAX_HEAD_BYTES:
-            raise HeadTooLargeError
-        self._kept_bytes = 0
+        self.check_head()
         self.is_continue_awaited = self.expect_100_continue
-        found = engine_target(self.url) if self.parser.get_method() == b"POST" else None
-        if found is None:
+        asked = self._asked()
+        if asked is None:
             self._to_application()
             return
-        asked = Asked(*found, self.headers)
-        if b"upgrade" in asked.seen and self.parser.should_upgrade():
+        if b"upgrade" in asked.seen and self.tunnel is None and self.parser.should_upgrade():
             self._was_upgrade = True  # the parser would skip the body
             return
         exchange = Exchange(self, asked)
@@ -157,6 +138,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if not (self._knows_chunks and self.parser.should_keep_alive()) or self._is_ending:
             exchange.keep_alive = False
             exchange.knows_chunks = self._knows_chunks
+        if self.tunnel is not None:
+            exchange.keep_alive = False
         before, self.cycle = self.cycle, exchange
         if before is None or before.response_complete:
             self._take_turn(exchange)
@@ -166,20 +149,20 @@ class GatewayProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, self.app))
 
     def on_body(self, body: bytes) -> None:
-        self._kept_bytes = 0
-        self._body_bytes += len(body)
+        self.kept_bytes = 0
+        self.body_bytes += len(body)
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
         elif not cycle.response_complete:
             cycle.add_body(body)
-        elif self._body_bytes > MAX_DISCARDED_BYTES:
+        elif self.body_bytes > MAX_DISCARDED_BYTES:
             self.transport.close()
 
     def on_message_complete(self) -> None:
-        self._is_in_request = False
+        self.is_in_request = False
         if self._read_timer is not None:
-            self._stop_read_timer()
+            self.stop_read_timer()
         cycle = self.cycle
         if self._was_upgrade:
             return
@@ -191,14 +174,15 @@ class GatewayProtocol(HttpToolsProtocol):
             # It had been refused at its head: only now the connection is idle.
             self.on_response_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Called when the parser gave up, also because of what a callback above raised."""
-        if self._kept_bytes > MAX_HEAD_BYTES:
-            self._refuse(head_too_large(MAX_HEAD_BYTES))
-        else:
-            self._refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
-
     # Of the exchange.
+
+    def refuse(self, error: RequestError) -> None:
+        """Answers in the place of an exchange that is under way, too, and ends the connection."""
+        exchange = self._exchange
+        if exchange is not None and exchange is self.cycle and not exchange.has_begun_to_answer:
+            exchange.keep_alive = False
+            exchange.refuse(error)
+        super().refuse(error)
 
     def send_continue(self) -> None:
         """Asks for the body, where the client waits to be asked."""
@@ -250,6 +234,17 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._is_ending and self.cycle.response_complete:
             self._close_soon()
 
+    def _asked(self) -> Asked | None:
+        """What an engine is asked by the request whose head is complete, None if it is not for one."""
+        method = self.parser.get_method()
+        if method == b"POST":
+            found = engine_target(self.url)
+            return Asked(*found, self.headers) if found is not None else None
+        if method == b"GET" and self.parser.should_upgrade() and is_asked_for(self.url, self.headers):
+            self.tunnel = Tunnel(self)
+            return AskedToSwitch(self.url, self.headers)
+        return None
+
     def _to_application(self) -> None:
         url, headers, is_awaited = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -259,42 +254,17 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._is_ending:
             self.cycle.keep_alive = False
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """No protocol is switched to: a request to an engine is read again without the wish."""
-        self.parser = httptools.HttpRequestParser(self)
+    def _after_upgrade(self, rest: bytes) -> None:
+        """Goes on after a request that asked for another protocol."""
+        if self.tunnel is None:
+            # It was taken as it is, or is read again without the wish, and what follows is read as ever.
+            self.parser = httptools.HttpRequestParser(self)
         if self._was_upgrade:
             self._was_upgrade = False
             rest = heads.without_upgrade(self.url, self.headers) + rest
         if rest:
             self.data_received(rest)
 
-    def _look_for_progress(self) -> None:
-        self._read_timer = None
-        if self.flow.read_paused or (self._body_bytes != self._body_bytes_before and self._body_bytes):
-            self._body_bytes_before = self._body_bytes
-            self._read_timer = self.loop.call_later(self.read_timeout_s, self._look_for_progress)
-            return
-        message = f"The request was not complete, and nothing of it came for {self.read_timeout_s:g} s."
-        self._refuse(RequestError(408, message, "request_too_slow"))
-
-    def _stop_read_timer(self) -> None:
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
-
     def _close_soon(self) -> None:
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(LAST_REQUEST_S, self.timeout_keep_alive_handler)
-
-    def _refuse(self, error: RequestError) -> None:
-        """Answers, unless another answer is on its way on this connection, and ends the connection."""
-        self._stop_read_timer()
-        cycle = self.cycle
-        if isinstance(cycle, Exchange) and self._exchange is cycle and not cycle.response_complete:
-            cycle.keep_alive = False
-            cycle.refuse(error)
-        elif cycle is None or cycle.response_complete:
-            body = error.body()
-            added = b"x-sage-src: sage\r\nconnection: close\r\n"
-            self.transport.write(heads.of_error(error.status, (), body, added) + body)
-        self.transport.close()

@@ -13,6 +13,8 @@ MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
 # Origins whose pages may use the gateway from a browser, commas between them.
 CORS_ORIGINS = "SAGE_GATEWAY_CORS"
+# Below a SAGE_HOME: the policy that an administrator has set for all queues.
+POLICY_FILE = "run/gateway/queue_policy"
 MAX_BODY_MIB = "SAGE_GATEWAY_MAX_BODY_MIB"
 DEFAULT_MAX_BODY_MIB = 64
 # "off" leaves the access log away.

@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
     p.add_argument("--stall-file", help="while this file exists, generation hangs; GET requests answer")
     p.add_argument("--slow-health-file", help="while this file exists, /health hangs; all else answers")
+    p.add_argument("--wakes-broken", action="store_true", help="after /wake_up, generation answers 500")
     p.add_argument("--no-models", action="store_true", help="/v1/models answers 500")
     p.add_argument("--no-chat", action="store_true", help="no chat template: chat answers 400")
     p.add_argument("--print-bytes", type=int, default=0, help="write so much output at start, in lines")
@@ -55,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 ARGS = parse()
 STARTED = time.monotonic()
-STATE = {"generations": 0, "running": 0, "tokens": 0}
+STATE = {"generations": 0, "running": 0, "tokens": 0, "asleep": 0}
 LOCK = threading.Lock()
 
 
@@ -105,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
                 f"vllm:generation_tokens_total {STATE['tokens']}\n"
             )
             self.reply(200, text.encode(), "text/plain")
+        elif self.path == "/is_sleeping":
+            self.reply(200, {"is_sleeping": bool(STATE["asleep"])})
         elif self.path == "/env":
             self.reply(200, dict(os.environ))
         elif self.path == "/argv":
@@ -114,6 +117,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path in ("/sleep?level=1", "/wake_up"):
+            STATE["asleep"] = int(self.path != "/wake_up")
+            ARGS.error_status = 500 if ARGS.wakes_broken else ARGS.error_status
+            self.reply(200, {})
+            return
         self.hang()
         with LOCK:
             STATE["generations"] += 1
@@ -133,6 +141,9 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(9)
         if ARGS.never_ready:
             time.sleep(3600)
+        if STATE["asleep"]:
+            self.reply(500, {"error": {"message": "EngineCore is asleep", "type": "engine_error"}})
+            return
         if ARGS.error_status:
             self.reply(ARGS.error_status, {"error": {"message": "engine says no", "type": "engine_error"}})
             return

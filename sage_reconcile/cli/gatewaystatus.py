@@ -23,7 +23,7 @@ class Shown:
     """What was found. `table_fault` and `stack_fault` are "" when all is well.
 
     `stack` is the stack file that counts, or "". `is_outdated` says that its gateway section is not what the
-    gateway runs with.
+    gateway runs with. `queue_policy` is what an administrator has set for all queues, or "".
     """
 
     gateway: GatewayProcess | None
@@ -34,6 +34,7 @@ class Shown:
     stack_fault: str
     table: RoutingTable
     table_fault: str
+    queue_policy: str
 
 
 def look(home: Home, gateway: GatewayProcess | None, watcher: WatcherProcess | None) -> Shown:
@@ -42,7 +43,8 @@ def look(home: Home, gateway: GatewayProcess | None, watcher: WatcherProcess | N
     is_outdated, stack_fault = _compare(gateway, stack)
     table, table_fault = _routing_table(home)
     is_healthy = gateway is not None and gatewayd.is_healthy(gateway)
-    return Shown(gateway, is_healthy, watcher, stack, is_outdated, stack_fault, table, table_fault)
+    policy = gatewayd.queue_policy(home) if gateway else ""
+    return Shown(gateway, is_healthy, watcher, stack, is_outdated, stack_fault, table, table_fault, policy)
 
 
 def _compare(gateway: GatewayProcess | None, stack: str) -> tuple[bool, str]:
@@ -93,6 +95,7 @@ def print_json(shown: Shown) -> None:
         "uptime_seconds": round(time.time() - running.started) if running else None,
         "stack": shown.stack or None,
         "needs_restart": shown.is_outdated,
+        "queue_policy": shown.queue_policy or None,
         "watcher": watcher
         and {
             "pid": watcher.pid,
@@ -155,6 +158,11 @@ def _watcher_lines(shown: Shown) -> list[str]:
     elif shown.stack:
         lines.append(
             f"[red]The watcher of {file} does not run[/red]; `sage gateway start --stack {file}` starts it."
+        )
+    if shown.queue_policy:
+        lines.append(
+            f"Every queue is served by {escape(shown.queue_policy)}, as an administrator has set; "
+            "POST /admin/set_policy with 'stack' gives them back to the stack file."
         )
     if shown.is_outdated:
         lines.append(

@@ -7,7 +7,7 @@ that know both sage and the gateway.
 
 from sage_reconcile.gatewayd.drain import in_flight
 from sage_reconcile.gatewayd.life import is_outdated, run_foreground, start, start_all, stop
-from sage_reconcile.gatewayd.options import GatewayOptions, log_file, recorded_options
+from sage_reconcile.gatewayd.options import GatewayOptions, log_file, queue_policy, recorded_options
 from sage_reconcile.gatewayd.processes import GatewayProcess, WatcherProcess, find, find_watcher
 from sage_reconcile.gatewayd.reach import is_healthy
 from sage_reconcile.gatewayd.renewal import restart
@@ -26,6 +26,7 @@ __all__ = [
     "is_healthy",
     "is_outdated",
     "log_file",
+    "queue_policy",
     "recorded_options",
     "restart",
     "run_foreground",

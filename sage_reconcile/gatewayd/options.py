@@ -98,6 +98,14 @@ def folder(home: Home) -> Path:
     return home.run / "gateway"
 
 
+def queue_policy(home: Home) -> str:
+    """The policy that an administrator has set for all queues of the gateway that runs, or ""."""
+    try:
+        return (home.root / settings.POLICY_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def log_file(home: Home) -> Path:
     return home.logs / "gateway.log"
 

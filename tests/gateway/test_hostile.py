@@ -7,13 +7,15 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from gateway.limited import MAX_HEAD_BYTES
 from gateway.paths import is_ambiguous
-from gateway.protocol import MAX_HEAD_BYTES, GatewayProtocol
+from gateway.protocol import GatewayProtocol
 from tests.gateway.world import DEADLINE_S, REPOSITORY, Gateway, RecordingEngine, Script, backend
 
 
@@ -217,7 +219,7 @@ def test_half_a_request_is_ended(half: bytes) -> None:
         config = Config(_never, lifespan="off", log_config=None)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Hasty(config, ServerState(), {"lane": None}), "127.0.0.1", 0
+            lambda: Hasty(config, ServerState(), {"lane": SimpleNamespace()}), "127.0.0.1", 0
         )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

@@ -14,7 +14,7 @@ NAMES = ("Qwen/Qwen2.5-Coder-32B-Instruct-GPTQ-Int4", "a-name-that-clients-use-f
 def shown(gateway: GatewayProcess | None) -> Shown:
     backend = Backend("b1", "production", "coder", 0, URL, NAMES[0], "llm")
     table = RoutingTable(tuple(Route(name, "llm", ("b1",)) for name in NAMES), (backend,))
-    return Shown(gateway, gateway is not None, None, "", False, "", table, "")
+    return Shown(gateway, gateway is not None, None, "", False, "", table, "", "")
 
 
 @pytest.fixture(autouse=True)
