@@ -199,8 +199,7 @@ class Exchange:
 
     def on_broken(self, attempt: Attempt, reason: str) -> None:
         """The connection broke in the middle of the reply."""
-        name = attempt.member.name
-        logger.warning("request %s: %s was lost while it answered: %s", self.asked.id, name, reason)
+        logger.warning("request %s: %s broke its answer off: %s", self.asked.id, attempt.member.name, reason)
         attempt.member.failed("reset", self.lane.time())
         self.meter.broken += 1
         self.code = "engine_lost"
