@@ -31,6 +31,7 @@ _UPGRADING = frozenset({b"http2-settings"})
 TO_ENGINE_DROPPED = HOP_BY_HOP | CREDENTIALS | RENEWED | _UPGRADING
 
 _TO_CLIENT_DROPPED = HOP_BY_HOP - {b"transfer-encoding"} | {b"x-request-id", b"x-sage-src"}
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # Every line of a lower-case head that matters to the gateway, found in one pass.
 _SPECIAL = re.compile(
     rb"\n(content-length|transfer-encoding|%b):[ \t]*([^\r]*?)[ \t]*\r"
@@ -144,7 +145,9 @@ class ReplyHead:
         dropped = _TO_CLIENT_DROPPED if is_chunked_known else _TO_CLIENT_DROPPED | {b"transfer-encoding"}
         for name, value in pairs:
             if name.lower() == b"connection":
-                dropped = dropped | {token.strip().lower() for token in value.split(b",")}
+                named = {token.strip().lower() for token in value.split(b",")}
+                # The body goes on as it is, and so must what tells its end.
+                dropped = dropped | (named - _FRAMING)
         kept = [b"%b:%b\r\n" % (name, value) for name, value in pairs if name.lower() not in dropped]
         return b"".join([STATUS_LINES[self.status], *kept, added, b"\r\n"])
 

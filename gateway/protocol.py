@@ -84,8 +84,10 @@ class GatewayProtocol(LimitedProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # The client reads more slowly than the engine writes: so does the gateway now, of both of them.
-        self.flow.pause_reading()
+        # The client reads more slowly than the engine writes: so does the gateway now, of both of them. In a
+        # tunnel the two directions have nothing to do with each other.
+        if self.tunnel is None:
+            self.flow.pause_reading()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.pause()
 
@@ -96,7 +98,7 @@ class GatewayProtocol(LimitedProtocol):
         if self._is_held_up:
             self._is_held_up = False
             self._take_next()
-        elif not self.pipeline:
+        elif not self.pipeline and self.tunnel is None:
             self.flow.resume_reading()
 
     def shutdown(self) -> None:

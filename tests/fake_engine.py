@@ -69,6 +69,8 @@ def vector(text: str, dim: int) -> list[float]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else the body, written after the head, waits 40 ms for a delayed acknowledgement.
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:
         print(f"{self.command} {self.path}", file=sys.stderr, flush=True)
