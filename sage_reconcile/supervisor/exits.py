@@ -13,7 +13,7 @@ LINE_LENGTH = 1000
 
 
 class End(NamedTuple):
-    """`reason` is "exited", "hung", "late", "stopped" or "refused" (its program never ran).
+    """`reason` is "exited", "hung", "late", "robbed" (of its port), "stopped" or "refused" (never ran).
 
     `message` says more about every reason but "exited"; `code` and `signal` are as of the main process.
     """
@@ -45,6 +45,8 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
         return Verdict(end.message, "check command, cwd and the runtime's python in the stack file")
     if end.reason == "late":
         return Verdict("not ready in time", f"{end.message}; raise health.startup_timeout or read the log")
+    if end.reason == "robbed":
+        return Verdict(end.message, "end that process, or choose another port in the stack file")
     if end.reason == "hung":
         return Verdict("hung", f"{end.message}; the log shows what it did last")
     return verdict(tail, end.code, end.signal)

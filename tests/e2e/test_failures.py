@@ -96,6 +96,26 @@ def test_a_port_taken_after_the_plan_was_made_fails_the_step(world: World) -> No
     world.until_ready("a#0", "b#0")
 
 
+def test_a_port_taken_while_the_engine_loads_fails_the_step(world: World) -> None:
+    port = free_port()
+    world.write(engine("a", "--listen-delay", "600", port=port))
+    apply = world.start("apply", "--yes")
+    wait_until(lambda: world.launches(), "the engine loads")
+    stranger = subprocess.Popen(
+        [sys.executable, str(FAKE_ENGINE), "--port", str(port), "--model", "model-a"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        out = apply.end().failed().out
+        assert "failed  start a#0" in out
+        assert f"(process {stranger.pid}) listens on its port {port}" in out
+        assert stranger.poll() is None
+        assert '"ready"' not in (world.home / "routing" / "routing.json").read_text()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
