@@ -13,9 +13,9 @@ from rich.table import Table
 from sage_reconcile import history as records
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import remember
-from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm_and_apply, report
+from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm, perform, report
 from sage_reconcile.cli.stackfile import Json
-from sage_reconcile.converge import local_host, survey
+from sage_reconcile.converge import Survey, local_host, survey
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
@@ -70,11 +70,16 @@ def rollback(
     print(f"returning to entry {entry.number} of {name} ({entry.digest}, {_when(entry)})", flush=True)
     past = from_document(entry.document, Path(entry.base), entry.stack, os.environ)
     host = local_host(home)
-    with applying(home, lambda text: print(text, file=sys.stderr)):
-        found = asyncio.run(survey(resolve(past), host.eyes))
-        applied = confirm_and_apply(found, host, Options(not no_wait, timeout), yes)
-        if applied is None:
+    desired = resolve(past)
+
+    def look() -> Survey:
+        return asyncio.run(survey(desired, host.eyes))
+
+    with applying(home, lambda text: print(text, file=sys.stderr)) as turn:
+        agreed = confirm(look(), look, turn, yes)
+        if agreed is None:
             return 1
+        applied = perform(agreed, host, Options(not no_wait, timeout))
         remember(home, past, applied, note=f"rollback to {entry.number}")
     return report(applied)
 
