@@ -1,5 +1,6 @@
 """The `sage` command: dispatches to one module per command. Start-up is a hot path: import nothing early."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line and exits with its status: 0 well, 1 not, 2 and 3 where a command says so."""
+    _encode_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words in (["--version"], ["version"]):
         from sage_reconcile.version import __version__
@@ -49,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP.format(commands=commands), end="")
         sys.exit(0)
     sys.exit(_run(words))
+
+
+def _encode_anything() -> None:
+    """A terminal of another encoding shows "?" for what it has no sign for: no reason to end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> int:
