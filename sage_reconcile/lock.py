@@ -53,6 +53,7 @@ def applying(
     Raises LockNotWanted when `is_wanted` no longer is true, BlockedError after `timeout` seconds or when
     SAGE_HOME cannot be written.
     """
+    home.claim()
     try:
         path = home.ensure().lock_file
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

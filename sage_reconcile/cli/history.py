@@ -64,7 +64,7 @@ def rollback(
     from sage_reconcile.stack.load import from_document
     from sage_reconcile.stack.resolve import resolve
 
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     name = _applied_stack(home, stack) if stack else _only_stack(home)
     entry = records.entry_to_return_to(home, name, number)
     print(f"returning to entry {entry.number} of {name} ({entry.digest}, {_when(entry)})", flush=True)

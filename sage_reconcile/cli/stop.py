@@ -36,7 +36,7 @@ def stop(
 
     Example: sage stop chat
     """
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     host = local_host(home)
     # In an emergency nobody waits for somebody else's engine to load: a stop is one signal per launch.
     hint = "; `sage stop --force` does not wait"

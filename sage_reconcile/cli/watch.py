@@ -51,7 +51,7 @@ def watch(
     Example: sage watch sage.yaml
     """
     paths = stack_paths(file, overlays)
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     with announced(home, paths) as note:
         work = HostWork(home, paths, sets or (), note)
         return asyncio.run(_watch(paths, work, interval, once))

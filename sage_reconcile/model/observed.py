@@ -166,7 +166,8 @@ class PortHolder:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Something that could not be seen. `what` is "gpus", "processes", "ports", "node" or an engine's id."""
+    """Something that could not be seen. `what` is "gpus", "processes", "ports", "records", "node" or an
+    engine's id."""
 
     node: str
     what: str

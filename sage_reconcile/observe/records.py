@@ -1,6 +1,7 @@
 """What supervisors wrote down about their launches. Observations: missing or broken ones are no fault."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.supervisor.regular import read_regular
 
 T = TypeVar("T")
+
+DEPTH = 3
+"""Folders below the run directory: of a stack, a replica, a launch."""
 
 HEALTH = {
     "starting": Health.STARTING,
@@ -99,6 +103,21 @@ def all_launches(home: Home) -> Iterator[LaunchRecord]:
             record = _read(launch / "launch.json", LaunchRecord)
             if record is not None and record.mark.launch == launch.name:
                 yield record
+
+
+def unreadable(home: Home) -> str:
+    """What of the run directory may not be read, and why, in words; "" where all of it may."""
+    waiting = [home.run]
+    for folder in waiting:
+        try:
+            entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{folder} cannot be read: {error.strerror}"
+        if len(folder.relative_to(home.run).parts) < DEPTH:
+            waiting += [Path(entry.path) for entry in entries]
+    return ""
 
 
 def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, LastExit], ...]:

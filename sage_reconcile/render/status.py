@@ -147,7 +147,9 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     externals = _externals(observed)
     for backend, health in externals:
         table.add_row(*_external_row(backend, health, drift))
-    parts.append(table if observed.launches or externals else Text("no engine of this SAGE_HOME runs"))
+    is_blind = any(gap.what in ("processes", "node") for gap in observed.gaps)
+    nothing = f"no engine of this SAGE_HOME {'is seen' if is_blind else 'runs'}"
+    parts.append(table if observed.launches or externals else Text(nothing))
     parts += [
         Text(f"{health.engine} (external) {health.message}", "yellow")
         for _, health in externals
