@@ -31,6 +31,7 @@ from sage_reconcile.model.actions import Launch
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
+from sage_reconcile.supervisor.records import write_atomic
 from sage_reconcile.supervisor.redact import Redactor
 
 TICK = 0.1
@@ -217,7 +218,10 @@ class LocalHands:
     async def update_live(self, launch: ObservedLaunch, live: LiveSpec) -> None:
         path = Path(launch.directory) / "live.json"
         wanted = codec.to_plain(live)
-        await asyncio.to_thread(_write, path, codec.encode(live))
+        try:
+            await asyncio.to_thread(write_atomic, path, codec.encode(live))
+        except OSError as error:
+            raise TransientError(f"cannot write {error.filename}: {error.strerror}") from error
         deadline = time.monotonic() + 10.0
         while _record(launch, "launch.json").get("live") != wanted:
             if time.monotonic() > deadline:
@@ -274,13 +278,6 @@ def _last_lines(launch: Started | ObservedLaunch, lines: int) -> list[str]:
         text = file.read().decode("utf-8", "replace").splitlines()
         return [line for line in text if line.strip()][-lines:]
     return []
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 async def _post(launch: Started | ObservedLaunch, path: str) -> None:

@@ -1,5 +1,6 @@
 """The `sage` command: dispatches to one module per command. Start-up is a hot path: import nothing early."""
 
+import errno
 import io
 import os
 import sys
@@ -21,6 +22,9 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("schema", "sage_reconcile.cli.schema:schema", "Print the JSON schema of the stack file."),
     ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),
 )
+
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF)
+"""Of an error without a file name: the terminal, pipe or file that the output goes to."""
 
 HELP = """sage keeps LLM inference engines in the state that a stack file describes.
 
@@ -79,9 +83,9 @@ def _run(words: list[str]) -> int:
         # The reader has left (`sage status | head`): nothing more can be said, nor at interpreter exit.
         _drop_output()
     except OSError as error:
-        # What is done to files is told where it is done; this is mostly the output itself, on a full disk.
-        place = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        if os.environ.get("SAGE_DEBUG"):
+            raise
+        print(f"error: {_place(error)}: {error.strerror or error}", file=sys.stderr)
         _drop_output()
     except Exception as error:
         if os.environ.get("SAGE_DEBUG"):
@@ -92,6 +96,13 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
     return 1
+
+
+def _place(error: OSError) -> str:
+    """What was being done to which file. Whoever writes a file sees to it that the error names it."""
+    if error.filename:
+        return f"cannot use {os.fsdecode(error.filename)}"
+    return "cannot write the output" if error.errno in OUTPUT_FAULTS else "the system refused"
 
 
 def _drop_output() -> None:
