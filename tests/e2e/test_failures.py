@@ -1,7 +1,6 @@
 """Engines that do not get ready: why is said, the others go on, and what served goes on serving."""
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -125,18 +124,28 @@ def _listens(port: int) -> bool:
     ("options", "words"),
     [
         (["--die-on-request"], "exit code 9"),
-        (["--never-ready"], "not ready (within|after) 3 s"),
-        (["--ready-delay", "600"], "not ready (within|after) 3 s"),
-        (["--listen-delay", "600"], "nothing listens on its port"),
+        (["--never-ready"], "not ready within 3 s; its last probe: "),
+        (["--ready-delay", "600"], "not ready within 3 s; its last probe: "),
+        (["--listen-delay", "600"], "not ready within 3 s; its last probe: nothing listens on its port"),
     ],
 )
 def test_health_alone_is_not_readiness(world: World, options: list[str], words: str) -> None:
     """/health answers 200 for the first three; not one of them ever generates a token."""
     world.write(engine("a", *options, health={"startup_timeout": "3s"}))
     out = world("apply", "--yes").failed().out
-    assert re.search(words, out), out
+    assert words in out
+    reason = "exited with code 9" if "9" in words else "not ready within 3 s"
+    assert world.plan()["steps"][0]["cause"].startswith(f"not running: {reason}")
     assert marked(str(world.home)) == []
     assert '"ready"' not in (world.home / "routing" / "routing.json").read_text()
+
+
+def test_who_is_given_less_time_is_late_in_the_same_words(world: World) -> None:
+    world.write(engine("a", "--listen-delay", "600"))
+    out = world("apply", "--yes", "--timeout", "1.5").failed().out
+    assert "not ready within 1.5 s; its last probe: nothing listens on its port" in out
+    assert world.plan()["steps"][0]["cause"].startswith("not running: not ready within 1.5 s")
+    assert marked(str(world.home)) == []
 
 
 @pytest.mark.usefixtures("automatic_ports")
