@@ -11,8 +11,9 @@ from typing import TypeVar
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
-from sage_reconcile.model.observed import Health, LastExit, Mark
+from sage_reconcile.model.observed import LOST, Health, LastExit, Mark
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.regular import read_regular
 
 T = TypeVar("T")
@@ -127,10 +128,22 @@ def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, L
         if stack is not None and replica.stack != stack:
             continue
         for launch in _folders(directory):
-            record = _read(launch / "exit.json", ExitRecord)
-            if record is not None and (replica not in newest or newest[replica].at < record.at):
-                newest[replica] = record.last_exit
+            found = _end(launch)
+            if found is not None and (replica not in newest or newest[replica].at < found.at):
+                newest[replica] = found
     return tuple(sorted(newest.items()))
+
+
+def _end(launch: Path) -> LastExit | None:
+    """How the launch ended: as its supervisor wrote, unless that ended itself before it could."""
+    written = _read(launch / "exit.json", ExitRecord)
+    end = written.last_exit if written is not None else None
+    record = _read(launch / "launch.json", LaunchRecord)
+    if record is None or record.state == "exited" or (end is not None and end.at >= record.since):
+        return end
+    if tree.is_running(record.supervisor.pid, record.supervisor.started):
+        return end
+    return LastExit(record.since, None, None, record.ready_at is not None, LOST)
 
 
 def prune(home: Home, alive: Collection[str], keep: int = 3) -> tuple[Path, ...]:
