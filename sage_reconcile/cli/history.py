@@ -19,6 +19,7 @@ from sage_reconcile.converge import Survey, local_host, survey
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
+from sage_reconcile.render.folding import Folding
 from sage_reconcile.render.print import console, print_json
 from sage_reconcile.stack.problems import did_you_mean
 
@@ -44,7 +45,7 @@ def history(*, stack: Stack = None, json: Json = False) -> int:
             *(entry.stack, str(entry.number), _when(entry)),
             *(entry.digest, entry.commit or "-", entry.result, what),
         )
-    console().print(table if known else "nothing was applied yet")
+    console().print(Folding(table) if known else "nothing was applied yet")
     return 0
 
 
