@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sage_reconcile.supervisor.redact import Redactor
-from sage_reconcile.supervisor.verdicts import Verdict, verdict
+from sage_reconcile.supervisor.verdicts import Verdict, verdict, waits_for
 
 TAIL_LINES = 20
 LINE_LENGTH = 1000
@@ -50,6 +50,8 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
         return Verdict(end.message, "check command, cwd and the runtime's python in the stack file")
     if end.reason == "late":
         cause, _, probe = end.message.partition("; ")
+        if known := waits_for(tail):
+            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}")
         return Verdict(cause, f"{probe}; raise health.startup_timeout or read the log")
     if end.reason == "robbed":
         return Verdict(end.message, "end that process, or choose another port in the stack file")

@@ -77,6 +77,17 @@ def test_never_ready_ends_at_the_startup_timeout(launch: Make) -> None:
     assert marked(one.id) == {}
 
 
+def test_an_engine_that_waits_for_its_model_says_so(launch: Make) -> None:
+    """It would go on trying for ever, and nothing listens: that is not what its user has to know."""
+    one = launch().live("health", startup_timeout=1.0)
+    retries = "echo thrown while requesting HEAD https://huggingface.co/Qwen/Nope/resolve/main/config.json"
+    one.order["argv"] = ["/bin/sh", "-c", f"{retries}; exec sleep 600"]
+    one.start().until_gone()
+    end = one.record("exit.json")
+    assert end["cause"] == "not ready within 1 s: model cannot be fetched"
+    assert "check network and proxy" in end["hint"]
+
+
 def test_a_hanging_readiness_request_does_not_outlast_the_startup_timeout(launch: Make) -> None:
     one = launch("--never-ready").live("health", startup_timeout=1.0).start()
     one.until_gone()
