@@ -34,10 +34,15 @@ def started(pid: int) -> float:
     return int(fields[19]) / CLOCK_TICKS + boot_time() if fields else 0.0
 
 
-def is_running(pid: int, start: float) -> bool:
-    """Whether this very process, which started then (epoch seconds), runs; a zombie does not."""
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process. A zombie is none: init may take seconds to reap it, or never does."""
     fields = _stat(pid)
-    return fields is not None and fields[0] not in "ZXx" and abs(started(pid) - start) < SAME_START
+    return fields is not None and fields[0] not in "ZXx"
+
+
+def is_running(pid: int, start: float) -> bool:
+    """Whether this very process, which started then (epoch seconds), is alive."""
+    return is_alive(pid) and abs(started(pid) - start) < SAME_START
 
 
 def descendants(root: int) -> list[int]:
