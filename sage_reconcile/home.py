@@ -1,8 +1,11 @@
-"""SAGE_HOME: where records, logs, routes and history lie. Standard library only."""
+"""SAGE_HOME: where records, logs, routes and history lie. Whose it is."""
 
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
+
+from sage_reconcile.errors import BlockedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,27 @@ class Home:
     def from_environ(cls) -> "Home":
         """$SAGE_HOME, else ~/.sage; made on first use, mode 0700."""
         return cls(Path(os.environ.get("SAGE_HOME") or "~/.sage").expanduser().absolute())
+
+    def claim(self) -> "Home":
+        """For whoever is about to change something. Raises BlockedError where the folder is not this user's:
+        processes of another user are not ours, and what we wrote there that user could not change."""
+        if reason := self.denied():
+            raise BlockedError(
+                f"{reason}; run sage as that user, make the folder yours (chown -R), "
+                "or set SAGE_HOME to a folder of your own"
+            )
+        return self
+
+    def denied(self) -> str:
+        """Why what runs of this SAGE_HOME cannot be seen by this user, or "": a folder that is not there yet
+        is nobody's."""
+        try:
+            owner = self.root.stat().st_uid
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            return f"SAGE_HOME {self.root} cannot be looked at: {error.strerror}"
+        return "" if owner == os.getuid() else f"SAGE_HOME {self.root} belongs to {user_name(owner)}"
 
     def ensure(self) -> "Home":
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,3 +80,11 @@ class Home:
     def runtimes(self) -> Path:
         """Python environments of engines, `<runtimes>/<runtime name>/bin/python`."""
         return self.root / "runtimes"
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or the number where it has none here."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -18,29 +18,51 @@ class LockNotWanted(BlockedError):
     """Whoever waited for the lock has something else to do now."""
 
 
+class Turn:
+    """The lock of one who holds it; it may be given up for a while, and be taken again."""
+
+    def __init__(
+        self, handle: int, say: Callable[[str], None], timeout: float, is_wanted: Callable[[], bool]
+    ) -> None:
+        self._handle = handle
+        self._say = say
+        self._timeout = timeout
+        self._is_wanted = is_wanted
+
+    def take(self) -> None:
+        """Waits for it; raises as `applying` does."""
+        _acquire(self._handle, self._say, self._timeout, self._is_wanted)
+        with contextlib.suppress(OSError):  # a full disk must not keep anybody from stopping engines
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, json.dumps({"pid": os.getpid(), "command": _command()}).encode(), 0)
+
+    def give_up(self) -> None:
+        """Lets others have it; what was seen under it may then no longer be so."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def applying(
     home: Home,
     say: Callable[[str], None],
     timeout: float = 3600.0,
     is_wanted: Callable[[], bool] = lambda: True,
-) -> Iterator[None]:
+) -> Iterator[Turn]:
     """Holds the lock. While somebody else does, says once who, and waits for as long as it is wanted.
 
     Raises LockNotWanted when `is_wanted` no longer is true, BlockedError after `timeout` seconds or when
     SAGE_HOME cannot be written.
     """
+    home.claim()
     try:
         path = home.ensure().lock_file
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BlockedError(f"cannot use SAGE_HOME {home.root}: {error.strerror}") from error
     try:
-        _acquire(handle, say, timeout, is_wanted)
-        with contextlib.suppress(OSError):  # a full disk must not keep anybody from stopping engines
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": _command()}).encode(), 0)
-        yield
+        turn = Turn(handle, say, timeout, is_wanted)
+        turn.take()
+        yield turn
     finally:
         os.close(handle)
 

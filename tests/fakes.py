@@ -225,7 +225,7 @@ class FakeWorld:
             del self.processes[mark.launch]
             raise LaunchFailed("the engine ended before it answered: exit code 1", ("boom",))
         if engine in self.script.never_ready:
-            raise LaunchFailed(f"not ready after {timeout:.0f} s: it has not answered yet", ("loading",))
+            raise LaunchFailed(f"not ready within {timeout:g} s: it has not answered yet", ("loading",))
         process.health = Health.READY
 
     async def drain(self, launch: ObservedLaunch, timeout: float) -> None:

@@ -22,6 +22,7 @@ from sage_reconcile.apply.environment import (
     program_of,
     working_directory,
 )
+from sage_reconcile.apply.failures import ended_late, failure, grace, late
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError, TransientError
@@ -31,6 +32,7 @@ from sage_reconcile.model.actions import Launch
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
+from sage_reconcile.supervisor.records import write_atomic
 from sage_reconcile.supervisor.redact import Redactor
 
 TICK = 0.1
@@ -67,6 +69,7 @@ class LocalHands:
         self._home = home
         self._senses = senses
         self._environ = environ
+        self._late: dict[str, str] = {}
 
     async def prepare(self, order: Launch) -> None:
         await asyncio.to_thread(self._prepare, order)
@@ -135,36 +138,20 @@ class LocalHands:
             raise PermanentError(f"api_key: {error} where sage runs") from error
 
     async def await_ready(self, launch: Started | ObservedLaunch, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
         while True:
             record = _record(launch, "launch.json")
             if record.get("state") == "ready":
                 return
             if not self._is_supervised(launch):
-                raise self._failure(launch)
-            if time.monotonic() > deadline:
-                said = record.get("message") or "it has not answered yet"
-                raise LaunchFailed(f"not ready after {timeout:.0f} s: {said}", self._tail(launch))
+                raise failure(_record(launch, "exit.json"), self._tail(launch))
+            if time.monotonic() - begun > timeout + grace(record, timeout):
+                self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
+                raise LaunchFailed(self._late[launch.mark.launch], self._tail(launch))
             await asyncio.sleep(TICK)
 
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
         return processes.is_supervisor(launch.supervisor_pid, launch.mark.launch, launch.mark.home)
-
-    def _failure(self, launch: Started | ObservedLaunch) -> LaunchFailed:
-        """Why the launch ended, from the record that its supervisor left."""
-        record = _record(launch, "exit.json")
-        if not record:
-            return LaunchFailed("its supervisor is gone without a word; see `sage logs`", self._tail(launch))
-        how = (
-            f"killed by signal {record['signal']}"
-            if record.get("signal")
-            else f"exit code {record.get('code')}"
-        )
-        cause, hint = str(record.get("cause") or ""), str(record.get("hint") or "")
-        what = f"the engine ended before it answered: {cause or how}"
-        detail = f" ({how})" if cause else ""
-        advice = f"; {hint}" if hint else ""
-        return LaunchFailed(what + detail + advice, tuple(record.get("tail") or ()), hint)
 
     async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -185,6 +172,12 @@ class LocalHands:
         while processes.is_supervisor(pid, name, home) and time.monotonic() < deadline:
             await asyncio.sleep(TICK)
         await self._end_members(launch.mark, members, {one.pid for one in before})
+        if reason := self._late.pop(name, ""):
+            # That it was stopped is known; why is what the next plan should say.
+            with contextlib.suppress(OSError):
+                write_atomic(
+                    Path(launch.directory) / "exit.json", ended_late(_record(launch, "exit.json"), reason)
+                )
 
     async def reap(self, orphan: Orphan) -> None:
         members = processes.Members(orphan.mark.launch, orphan.mark.home, orphan.session)
@@ -217,7 +210,10 @@ class LocalHands:
     async def update_live(self, launch: ObservedLaunch, live: LiveSpec) -> None:
         path = Path(launch.directory) / "live.json"
         wanted = codec.to_plain(live)
-        await asyncio.to_thread(_write, path, codec.encode(live))
+        try:
+            await asyncio.to_thread(write_atomic, path, codec.encode(live))
+        except OSError as error:
+            raise TransientError(f"cannot write {error.filename}: {error.strerror}") from error
         deadline = time.monotonic() + 10.0
         while _record(launch, "launch.json").get("live") != wanted:
             if time.monotonic() > deadline:
@@ -274,10 +270,3 @@ def _last_lines(launch: Started | ObservedLaunch, lines: int) -> list[str]:
         text = file.read().decode("utf-8", "replace").splitlines()
         return [line for line in text if line.strip()][-lines:]
     return []
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ from sage_reconcile.cli.stackfile import Json, Overlays, Sets, Targets, known_ta
 from sage_reconcile.converge import Host, Survey, local_host, survey, with_host_notes
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
-from sage_reconcile.lock import applying
+from sage_reconcile.lock import Turn, applying
+from sage_reconcile.plan.facts import is_still
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.plan_data import plan_data
 from sage_reconcile.render.plan_text import headline
@@ -69,16 +71,22 @@ def apply(  # noqa: PLR0913 - one parameter per option
     desired = resolve(stack)
     policy = Policy(targets=known_targets(target, [engine.name for engine in desired.engines]))
     options = Options(wait=not no_wait, timeout=timeout, rollback=not no_rollback)
-    with applying(home, lambda text: print(text, file=sys.stderr)):
+
+    def look() -> Survey:
         found = with_host_notes(asyncio.run(survey(desired, host.eyes, policy)), home)
         if stored is not None:
             planfile.check(stored, found)
+        return found
+
+    with applying(home, lambda text: print(text, file=sys.stderr)) as turn:
+        found = look()
         if dry_run:
             print_plan(found.plan, "json" if json else "text")
             return 1 if found.plan.blocked else 0
-        applied = confirm_and_apply(found, host, options, yes or stored is not None, json)
-        if applied is None:
+        agreed = confirm(found, look, turn, yes or stored is not None, json)
+        if agreed is None:
             return 1
+        applied = perform(agreed, host, options, json)
         remember(home, stack, applied)
     return report(applied, json)
 
@@ -89,17 +97,36 @@ def _stored_stack(stored: dict[str, Any]) -> StackFile:
     return from_document(stored["document"], Path(stored["base"]), stored["name"], os.environ)
 
 
-def confirm_and_apply(
-    found: Survey, host: Host, options: Options, yes: bool, as_json: bool = False
-) -> Applied | None:
-    """Shows the plan, asks where there is something to ask, and executes it. None: the user said no."""
-    if not as_json:
-        print_plan(found.plan, "text")
-    if found.plan.has_changes and not yes:
-        _ask()
+def confirm(
+    found: Survey, look: Callable[[], Survey], turn: Turn | None, yes: bool, as_json: bool = False
+) -> Survey | None:
+    """Shows the plan and asks where there is something to ask: what was agreed to, None where nothing was.
+
+    Nobody waits for somebody who thinks: the lock is given up meanwhile. What another sage has done by then
+    may make another plan, which is shown and asked for in turn.
+    """
+    while True:
+        if not as_json:
+            print_plan(found.plan, "text")
+        if yes or not found.plan.has_changes:
+            return found
+        _require_terminal()
+        if turn is not None:
+            turn.give_up()
         if _answer("Apply this plan? [y/N] ") not in ("y", "yes"):
             print("nothing was done", file=sys.stderr)
             return None
+        if turn is not None:
+            turn.take()
+        now = look()
+        if is_still(now.plan, found.plan):
+            return now
+        print("the plan is no longer the same; this is what would be done now:", file=sys.stderr)
+        found = now
+
+
+def perform(found: Survey, host: Host, options: Options, as_json: bool = False) -> Applied:
+    """Executes the plan and shows how that goes."""
     out = console()
     if as_json:
         out = type(out)(stderr=True, soft_wrap=True, highlight=False)
@@ -115,7 +142,7 @@ def _answer(question: str) -> str:
         return ""
 
 
-def _ask() -> None:
+def _require_terminal() -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         raise PermanentError("there is no terminal to ask on: pass --yes to apply without asking")
 

@@ -70,7 +70,7 @@ def start(  # noqa: PLR0913 - one parameter per option
     from sage_reconcile import gatewayd
     from sage_reconcile.home import Home
 
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     asked = {"port": port, "host": host, "workers": workers, "log_level": log_level}
     asked["api_key_file"] = _absolute(api_key_file)
     given = {name: value for name, value in asked.items() if value is not None}
@@ -98,7 +98,7 @@ def stop(
     from sage_reconcile import gatewayd
     from sage_reconcile.home import Home
 
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     watcher = gatewayd.find_watcher(home)
     stopped = gatewayd.stop(home, force=force)
     if watcher is not None:
@@ -120,7 +120,7 @@ def restart() -> int:
     from sage_reconcile import gatewayd
     from sage_reconcile.home import Home
 
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     _tell_started(home, gatewayd.restart(home))
     return 0
 

@@ -13,12 +13,13 @@ from rich.table import Table
 from sage_reconcile import history as records
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import remember
-from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm_and_apply, report
+from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm, perform, report
 from sage_reconcile.cli.stackfile import Json
-from sage_reconcile.converge import local_host, survey
+from sage_reconcile.converge import Survey, local_host, survey
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
+from sage_reconcile.render.folding import Folding
 from sage_reconcile.render.print import console, print_json
 from sage_reconcile.stack.problems import did_you_mean
 
@@ -44,7 +45,7 @@ def history(*, stack: Stack = None, json: Json = False) -> int:
             *(entry.stack, str(entry.number), _when(entry)),
             *(entry.digest, entry.commit or "-", entry.result, what),
         )
-    console().print(table if known else "nothing was applied yet")
+    console().print(Folding(table) if known else "nothing was applied yet")
     return 0
 
 
@@ -64,17 +65,22 @@ def rollback(
     from sage_reconcile.stack.load import from_document
     from sage_reconcile.stack.resolve import resolve
 
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     name = _applied_stack(home, stack) if stack else _only_stack(home)
     entry = records.entry_to_return_to(home, name, number)
     print(f"returning to entry {entry.number} of {name} ({entry.digest}, {_when(entry)})", flush=True)
     past = from_document(entry.document, Path(entry.base), entry.stack, os.environ)
     host = local_host(home)
-    with applying(home, lambda text: print(text, file=sys.stderr)):
-        found = asyncio.run(survey(resolve(past), host.eyes))
-        applied = confirm_and_apply(found, host, Options(not no_wait, timeout), yes)
-        if applied is None:
+    desired = resolve(past)
+
+    def look() -> Survey:
+        return asyncio.run(survey(desired, host.eyes))
+
+    with applying(home, lambda text: print(text, file=sys.stderr)) as turn:
+        agreed = confirm(look(), look, turn, yes)
+        if agreed is None:
             return 1
+        applied = perform(agreed, host, Options(not no_wait, timeout))
         remember(home, past, applied, note=f"rollback to {entry.number}")
     return report(applied)
 

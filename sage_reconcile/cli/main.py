@@ -1,5 +1,7 @@
 """The `sage` command: dispatches to one module per command. Start-up is a hot path: import nothing early."""
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),
 )
 
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF)
+"""Of an error without a file name: the terminal, pipe or file that the output goes to."""
+
 HELP = """sage keeps LLM inference engines in the state that a stack file describes.
 
 Usage: sage COMMAND [ARGS]
@@ -38,6 +43,7 @@ Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line and exits with its status: 0 well, 1 not, 2 and 3 where a command says so."""
+    _encode_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words in (["--version"], ["version"]):
         from sage_reconcile.version import __version__
@@ -49,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP.format(commands=commands), end="")
         sys.exit(0)
     sys.exit(_run(words))
+
+
+def _encode_anything() -> None:
+    """A terminal of another encoding shows "?" for what it has no sign for: no reason to end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> int:
@@ -70,9 +83,9 @@ def _run(words: list[str]) -> int:
         # The reader has left (`sage status | head`): nothing more can be said, nor at interpreter exit.
         _drop_output()
     except OSError as error:
-        # What is done to files is told where it is done; this is mostly the output itself, on a full disk.
-        place = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        if os.environ.get("SAGE_DEBUG"):
+            raise
+        print(f"error: {_place(error)}: {error.strerror or error}", file=sys.stderr)
         _drop_output()
     except Exception as error:
         if os.environ.get("SAGE_DEBUG"):
@@ -83,6 +96,13 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
     return 1
+
+
+def _place(error: OSError) -> str:
+    """What was being done to which file. Whoever writes a file sees to it that the error names it."""
+    if error.filename:
+        return f"cannot use {os.fsdecode(error.filename)}"
+    return "cannot write the output" if error.errno in OUTPUT_FAULTS else "the system refused"
 
 
 def _drop_output() -> None:

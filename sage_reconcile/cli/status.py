@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 
 from sage_reconcile.cli.stackfile import DEFAULTS, Json, load_stack
 from sage_reconcile.converge import survey
@@ -17,6 +18,7 @@ from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.observe.external import look_at_published
 from sage_reconcile.observe.look import LocalEyes
 from sage_reconcile.render.print import console, print_json
+from sage_reconcile.render.progress import can_redraw
 from sage_reconcile.render.status import status_data, status_view
 
 
@@ -44,14 +46,24 @@ def status(
     if not watch:
         out.print(status_view(observed, drift, all), soft_wrap=False)
         return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        _redraw(eyes, path, out, all)
+    return 0
+
+
+def _redraw(eyes: LocalEyes, path: Path | None, out: Console, all: bool) -> None:
+    """Shows a new look every second, until Ctrl-C; where nothing can be redrawn, one below the other."""
     from rich.live import Live
 
-    with contextlib.suppress(KeyboardInterrupt), Live(console=out, screen=out.is_terminal) as live:
+    live = Live(console=out, screen=True) if can_redraw(out) else None
+    with live or contextlib.nullcontext():
         while True:
-            observed, drift = asyncio.run(_look(eyes, path, must_load=False))
-            live.update(status_view(observed, drift, all), refresh=True)
+            view = status_view(*asyncio.run(_look(eyes, path, must_load=False)), all)
+            if live is not None:
+                live.update(view, refresh=True)
+            else:
+                out.print(view, soft_wrap=False)
             time.sleep(1.0)
-    return 0
 
 
 async def _look(eyes: LocalEyes, path: Path | None, must_load: bool) -> tuple[ObservedState, dict[str, str]]:

@@ -3,19 +3,20 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from sage_reconcile.adopted import as_desired
 from sage_reconcile.apply.execute import Options
-from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm_and_apply
+from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm, perform
 from sage_reconcile.converge import Host, Survey, local_host, plan_for
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
-from sage_reconcile.lock import applying
+from sage_reconcile.lock import Turn, applying
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.watching import watchers
@@ -35,26 +36,28 @@ def stop(
 
     Example: sage stop chat
     """
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     host = local_host(home)
     # In an emergency nobody waits for somebody else's engine to load: a stop is one signal per launch.
     hint = "; `sage stop --force` does not wait"
-    turn = contextlib.nullcontext() if force else applying(home, lambda text: _say(text + hint))
-    with turn:
+    lock = contextlib.nullcontext() if force else applying(home, lambda text: _say(text + hint))
+    with lock as turn:
         observed = asyncio.run(host.eyes.look())
         chosen = _choose(observed, engines, all, stack)
         if not chosen:
             print("nothing runs")
-        found = []
-        for name, wanted in sorted(chosen.items()):
-            desired = as_desired(name, observed, stopped=wanted)
-            if force:
-                own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
-                desired = replace(desired, engines=own)
-            found.append(plan_for(desired, observed, Policy(targets=wanted, stop_cause="stop asked for")))
-        status = _apply_all(found, host, Options(), yes)
+        plans = [partial(_stop_plan, name, wanted, force) for name, wanted in sorted(chosen.items())]
+        status = _apply_all(plans, observed, turn, host, Options(), yes)
     _warn_of_watchers(home, chosen)
     return status
+
+
+def _stop_plan(stack: str, wanted: frozenset[str], force: bool, observed: ObservedState) -> Survey:
+    desired = as_desired(stack, observed, stopped=wanted)
+    if force:
+        own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
+        desired = replace(desired, engines=own)
+    return plan_for(desired, observed, Policy(targets=wanted, stop_cause="stop asked for"))
 
 
 def _say(text: str) -> None:
@@ -83,24 +86,38 @@ def restart(
     """
     home = Home.from_environ()
     host = local_host(home)
-    with applying(home, _say):
+    with applying(home, _say) as turn:
         observed = asyncio.run(host.eyes.look())
         chosen = _choose(observed, engines, all, stack)
         if not chosen:
             print("nothing runs")
-        found = [
-            plan_for(as_desired(name, observed), observed, Policy(targets=wanted, restart=wanted))
-            for name, wanted in sorted(chosen.items())
-        ]
-        return _apply_all(found, host, Options(not no_wait, timeout), yes)
+        plans = [partial(_restart_plan, name, wanted) for name, wanted in sorted(chosen.items())]
+        return _apply_all(plans, observed, turn, host, Options(not no_wait, timeout), yes)
 
 
-def _apply_all(found: Sequence[Survey], host: Host, options: Options, yes: bool) -> int:
+def _restart_plan(stack: str, wanted: frozenset[str], observed: ObservedState) -> Survey:
+    return plan_for(as_desired(stack, observed), observed, Policy(targets=wanted, restart=wanted))
+
+
+def _apply_all(
+    plans: Sequence[Callable[[ObservedState], Survey]],
+    observed: ObservedState,
+    turn: Turn | None,
+    host: Host,
+    options: Options,
+    yes: bool,
+) -> int:
     """One plan after the other; 0 when all went well."""
     status = 0
-    for one in found:
-        applied = confirm_and_apply(one, host, options, yes)
-        if applied is None or not applied.is_whole:
+    for plan in plans:
+        if turn is not None:
+            turn.take()  # a "no" to the plan before has left it given up
+
+        def look(plan: Callable[[ObservedState], Survey] = plan) -> Survey:
+            return plan(asyncio.run(host.eyes.look()))
+
+        agreed = confirm(plan(observed), look, turn, yes)
+        if agreed is None or not perform(agreed, host, options).is_whole:
             status = 1
     return status
 

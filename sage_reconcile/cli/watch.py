@@ -28,6 +28,7 @@ from sage_reconcile.render.progress import ApplyProgress
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.load import load
 from sage_reconcile.stack.resolve import resolve
+from sage_reconcile.supervisor import tree
 from sage_reconcile.watch import PassResult, Watcher
 from sage_reconcile.watching import Note, announced
 
@@ -51,7 +52,7 @@ def watch(
     Example: sage watch sage.yaml
     """
     paths = stack_paths(file, overlays)
-    home = Home.from_environ()
+    home = Home.from_environ().claim()
     with announced(home, paths) as note:
         work = HostWork(home, paths, sets or (), note)
         return asyncio.run(_watch(paths, work, interval, once))
@@ -168,10 +169,7 @@ class HostWork:
 
     def pulse(self) -> dict[object, object]:
         """Which of the known supervisors live, and when their records were last written."""
-        return {
-            (pid, folder): (os.path.exists(f"/proc/{pid}"), _written(folder))
-            for pid, folder in self._launches
-        }
+        return {(pid, folder): (tree.is_alive(pid), _written(folder)) for pid, folder in self._launches}
 
     def say(self, text: str) -> None:
         stamp = _stamp()

@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway import settings
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
+from sage_reconcile.supervisor.records import write_atomic
 
 # Of the gateway's environment: what its own command line has no word for, see GatewayOptions.
 STACK = "SAGE_GATEWAY_STACK"
@@ -82,11 +83,8 @@ def recorded_options(home: Home) -> GatewayOptions | None:
 
 
 def record_options(home: Home, options: GatewayOptions) -> None:
-    """Keeps the options for a restart after the gateway was stopped."""
-    folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = _options_file(home).with_suffix(".partial")
-    partial.write_bytes(codec.encode(options))
-    partial.replace(_options_file(home))
+    """Keeps the options for a restart after the gateway was stopped. Raises OSError, which names the file."""
+    write_atomic(_options_file(home), codec.encode(options))
 
 
 def worker_records(home: Home) -> dict[int, Path]:

@@ -57,9 +57,16 @@ class Mark:
         return f"{self.replica}@{self.fingerprint}:{self.launch}"
 
 
+LOST = "its supervisor ended without a word (killed, or a reboot)"
+"""The cause of an end that nobody could write down."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastExit:
-    """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or ""."""
+    """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or "".
+
+    Of an end with the cause LOST, `at` is when its last news came.
+    """
 
     at: float
     code: int | None
@@ -72,7 +79,7 @@ class LastExit:
     @property
     def summary(self) -> str:
         """How it ended, in words: "stopped", "exited with code 1 (CUDA out of memory)"."""
-        if self.cause == "stopped":
+        if self.cause == "stopped" or (self.cause and self.code is None and self.signal is None):
             return self.cause
         how = f"killed by signal {self.signal}" if self.signal else f"exited with code {self.code}"
         return f"{how} ({self.cause})" if self.cause else how
@@ -166,7 +173,8 @@ class PortHolder:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Something that could not be seen. `what` is "gpus", "processes", "ports", "node" or an engine's id."""
+    """Something that could not be seen. `what` is "gpus", "processes", "ports", "records", "node" or an
+    engine's id."""
 
     node: str
     what: str

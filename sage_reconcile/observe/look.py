@@ -54,6 +54,15 @@ class _Written:
     last_exit: LastExit | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What the records tell of launches that have ended, and of the routes; `fault` is why not all of it."""
+
+    exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
+    routing: RoutingTable | None = None
+    fault: str = ""
+
+
 class LocalEyes:
     """The eyes of this host, for one SAGE_HOME. `node` is the name it goes by, its host name by default."""
 
@@ -69,7 +78,7 @@ class LocalEyes:
         """Never raises for what it cannot see: see `gaps`."""
         at = time.time()
         bound = asyncio.Semaphore(MAX_PROBES)
-        (gpus, gpu_gaps), (table, written, scan_gaps), (exits, routing), external = await asyncio.gather(
+        (gpus, gpu_gaps), (table, written, scan_gaps), past, external = await asyncio.gather(
             self._gpus(), self._processes(), self._recorded(), look_outside(desired, self.environ, bound)
         )
         launches = await asyncio.gather(
@@ -81,10 +90,10 @@ class LocalEyes:
             launches=tuple(replace(launch, gpu_mib=held(gpus, launch.pids)) for launch in launches),
             orphans=tuple(replace(orphan, gpu_mib=held(gpus, orphan.pids)) for orphan in table.orphans),
             foreign=table.foreign,
-            exits=exits,
+            exits=past.exits,
             external=external,
-            gaps=(*gpu_gaps, *scan_gaps),
-            routing=routing,
+            gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
+            routing=past.routing,
         )
 
     async def _gpus(self) -> Found:
@@ -100,15 +109,20 @@ class LocalEyes:
             reason = f"processes cannot be read: {error or type(error).__name__}"
             return ProcessTable(), {}, (Gap(self.node, "processes", reason), Gap(self.node, "ports", reason))
         gaps = [Gap(self.node, "processes", note.reason) for note in table.unreadable]
+        if reason := self.home.denied():
+            gaps.append(Gap(self.node, "processes", reason))
         if table.ports is None:
             gaps.append(Gap(self.node, "ports", table.ports_error))
         return table, written, tuple(gaps)
 
-    async def _recorded(self) -> tuple[tuple[tuple[ReplicaId, LastExit], ...], RoutingTable | None]:
+    async def _recorded(self) -> "_Past":
         try:
             return await self._read_past()
-        except OSError:
-            return (), None  # records only explain; what runs is known without them
+        except OSError as error:
+            return _Past(fault=str(error))  # records only explain; what runs is known without them
+
+    def _unrecorded(self, fault: str) -> tuple[Gap, ...]:
+        return (Gap(self.node, "records", fault),) if fault else ()
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
@@ -119,8 +133,9 @@ class LocalEyes:
         }
         return table, written
 
-    def _past(self) -> tuple[tuple[tuple[ReplicaId, LastExit], ...], RoutingTable | None]:
-        return records.last_exits(self.home), records.read_routing(self.home)
+    def _past(self) -> "_Past":
+        fault = records.unreadable(self.home)
+        return _Past(records.last_exits(self.home), records.read_routing(self.home), fault)
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore

@@ -5,7 +5,6 @@ This is the truth about what runs: it needs no file of ours.
 
 import json
 import os
-import pwd
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from sage_reconcile.home import Home
+from sage_reconcile.home import Home, user_name
 from sage_reconcile.model import codec
 from sage_reconcile.model.observed import ForeignLaunch, Mark, Orphan, PortHolder
 from sage_reconcile.observe import records
@@ -89,7 +88,7 @@ def scan(home: Home) -> ProcessTable:
         supervisor = _supervisor(marked)
         members = family.of(marked, supervisor)
         if uid != os.getuid() or owner != str(home.root):
-            foreign.append(ForeignLaunch(mark, tuple(m.pid for m in members), _user(uid)))
+            foreign.append(ForeignLaunch(mark, tuple(m.pid for m in members), user_name(uid)))
         elif supervisor is None:
             orphans.append(Orphan(mark, tuple(m.pid for m in members), session=sessions.get(mark.launch)))
         else:
@@ -274,10 +273,3 @@ class _Family:
             members[process.pid] = process
             waiting += self.children[process.pid]
         return tuple(members[pid] for pid in sorted(members))
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

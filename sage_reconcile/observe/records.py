@@ -1,6 +1,7 @@
 """What supervisors wrote down about their launches. Observations: missing or broken ones are no fault."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from typing import TypeVar
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
-from sage_reconcile.model.observed import Health, LastExit, Mark
+from sage_reconcile.model.observed import LOST, Health, LastExit, Mark
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.regular import read_regular
 
 T = TypeVar("T")
+
+DEPTH = 3
+"""Folders below the run directory: of a stack, a replica, a launch."""
 
 HEALTH = {
     "starting": Health.STARTING,
@@ -101,6 +106,21 @@ def all_launches(home: Home) -> Iterator[LaunchRecord]:
                 yield record
 
 
+def unreadable(home: Home) -> str:
+    """What of the run directory may not be read, and why, in words; "" where all of it may."""
+    waiting = [home.run]
+    for folder in waiting:
+        try:
+            entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{folder} cannot be read: {error.strerror}"
+        if len(folder.relative_to(home.run).parts) < DEPTH:
+            waiting += [Path(entry.path) for entry in entries]
+    return ""
+
+
 def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, LastExit], ...]:
     """The newest exit of each replica of the stack, or of all stacks, sorted by replica."""
     newest: dict[ReplicaId, LastExit] = {}
@@ -108,10 +128,22 @@ def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, L
         if stack is not None and replica.stack != stack:
             continue
         for launch in _folders(directory):
-            record = _read(launch / "exit.json", ExitRecord)
-            if record is not None and (replica not in newest or newest[replica].at < record.at):
-                newest[replica] = record.last_exit
+            found = _end(launch)
+            if found is not None and (replica not in newest or newest[replica].at < found.at):
+                newest[replica] = found
     return tuple(sorted(newest.items()))
+
+
+def _end(launch: Path) -> LastExit | None:
+    """How the launch ended: as its supervisor wrote, unless that ended itself before it could."""
+    written = _read(launch / "exit.json", ExitRecord)
+    end = written.last_exit if written is not None else None
+    record = _read(launch / "launch.json", LaunchRecord)
+    if record is None or record.state == "exited" or (end is not None and end.at >= record.since):
+        return end
+    if tree.is_running(record.supervisor.pid, record.supervisor.started):
+        return end
+    return LastExit(record.since, None, None, record.ready_at is not None, LOST)
 
 
 def prune(home: Home, alive: Collection[str], keep: int = 3) -> tuple[Path, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
-from sage_reconcile.model.observed import Health, LastExit, ObservedLaunch
+from sage_reconcile.model.observed import LOST, Health, LastExit, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.plan.difference import differences, route_differences
 from sage_reconcile.plan.external import external_differences
@@ -82,8 +82,10 @@ def stop_what_is_to_be_stopped(case: Case) -> Decision | None:
 
 def start_what_is_missing(case: Case) -> Decision | None:
     if case.launch is None and case.last_exit:
+        if case.last_exit.cause == LOST:
+            return Decision(Verdict.START, f"not running: {LOST}")
         ago = duration(case.at - case.last_exit.at)
-        return Decision(Verdict.START, f"not running: {case.last_exit.summary} {ago} ago")
+        return Decision(Verdict.START, f"not running: {case.last_exit.summary}, {ago} ago")
     if case.launch is None:
         return Decision(Verdict.START, "not running")
     if case.launch.health is Health.EXITED:

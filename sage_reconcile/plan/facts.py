@@ -1,5 +1,6 @@
-"""What a stored plan relies on: the facts it was made on, and which of them are no longer so."""
+"""What a plan relies on: the facts it was made on, and which of them are no longer so."""
 
+from sage_reconcile.model.actions import AwaitReady, Plan, Reap, Step, Verdict
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.memory import Ledger
 
@@ -44,3 +45,25 @@ def changed(then: Facts, now: Facts) -> tuple[str, ...]:
         if abs(int(before[name]) - int(after[name])) >= FOREIGN_STEP_MIB:
             found.append(f"memory of others on GPU {name} changed: {before[name]} -> {after[name]} MiB")
     return tuple(sorted(found))
+
+
+def is_still(plan: Plan, then: Plan) -> bool:
+    """Whether a plan does what an earlier one would have done, to the same processes.
+
+    Causes tell how long something has been so, and an engine that was waited for may have become ready: that
+    makes no other plan.
+    """
+    return _essence(plan) == _essence(then)
+
+
+def _essence(plan: Plan) -> tuple[list[object], list[object]]:
+    steps = [step for step in plan.steps if step.verdict is not Verdict.AWAIT]
+    essence = [(s.id, s.verdict, s.strategy, s.placement, s.changes, _touched(s)) for s in steps]
+    return list(essence), [blocked.replica for blocked in plan.blocked]
+
+
+def _touched(step: Step) -> list[str]:
+    """The launches that the step acts on."""
+    actions = [action for action in step.actions if not isinstance(action, AwaitReady)]
+    launches = [launch.mark.id for action in actions if (launch := getattr(action, "launch", None))]
+    return launches + [action.orphan.mark.id for action in actions if isinstance(action, Reap)]

@@ -10,7 +10,9 @@ from sage_reconcile.model.actions import Plan
 from sage_reconcile.render.plan_data import plan_data, plan_markdown
 from sage_reconcile.render.plan_text import plan_lines
 
-MIN_WIDTH = 60
+MIN_WIDTH = 24
+WIDTH = 80
+"""Of a terminal that does not know its own: some say 0."""
 
 
 class _Output(Console):
@@ -24,7 +26,7 @@ def console() -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 250  # tables are cut to the width; in a pipe there is none
     elif console.width < MIN_WIDTH:
-        console.width = MIN_WIDTH  # some terminals say 0; a table that folds is better than none
+        console.width = WIDTH
     return console
 
 

@@ -1,4 +1,4 @@
-"""Progress of an apply: one live line per engine on a terminal, plain lines elsewhere."""
+"""Progress of an apply: one live line per engine on a terminal that can redraw, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class ApplyProgress:
         self._is_mute = False
 
     def __enter__(self) -> "ApplyProgress":
-        if self._console.is_terminal:
+        if can_redraw(self._console):
             self._live = Live(
                 console=self._console, refresh_per_second=10, get_renderable=self.view, transient=True
             )
@@ -91,6 +91,11 @@ class ApplyProgress:
 def _is_to_end(step: Step, launch: Started | ObservedLaunch) -> bool:
     """Whether the step ends this launch: what that one still logs tells nothing about the progress."""
     return any(isinstance(action, Drain | Stop) and action.launch == launch for action in step.actions)
+
+
+def can_redraw(console: Console) -> bool:
+    """Whether it is a terminal that moves its cursor; TERM=dumb is one that does not."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class _Row:

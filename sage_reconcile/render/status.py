@@ -11,6 +11,7 @@ from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.plan.memory import Account, Ledger
+from sage_reconcile.render.folding import Folding
 
 STYLES = {
     Health.READY: "green",
@@ -122,10 +123,36 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
     """
     parts: list[RenderableType] = []
+    table, externals = _engines(observed, drift), _externals(observed)
+    is_blind = any(gap.what in ("processes", "node") for gap in observed.gaps)
+    nothing = f"no engine of this SAGE_HOME {'is seen' if is_blind else 'runs'}"
+    parts.append(Folding(table) if observed.launches or externals else Text(nothing))
+    parts += [
+        Text(f"{health.engine} (external) {health.message}", "yellow")
+        for _, health in externals
+        if health.message
+    ]
+    parts += [
+        Text(
+            f"leftover: {o.mark.id}: processes {', '.join(map(str, o.pids))}; `sage apply` ends them",
+            "yellow",
+        )
+        for o in observed.orphans
+    ]
+    parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
+    parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    if observed.gpus:
+        parts += [Text(""), Folding(_gpus(observed))]
+    return Group(*parts)
+
+
+def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
+    """The launches, and below them the engines that are not sage's own."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ENGINE", "STATE", "MODEL", "RUNTIME", "PORT", "PID", "GPU", "MIB", "UP", "RESTARTS"):
+        is_number = name in ("PORT", "PID", "MIB", "RESTARTS")
         table.add_column(
-            name, no_wrap=True, justify="right" if name in ("PORT", "PID", "MIB", "RESTARTS") else "left"
+            name, no_wrap=name != "MODEL", overflow="fold", justify="right" if is_number else "left"
         )
     table.add_column("DRIFT" if drift else "", overflow="fold")
     indices = {gpu.uuid: str(gpu.index) for gpu in observed.gpus}
@@ -144,27 +171,9 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
             str(data["restarts"]),
             drift.get(str(launch.replica), ""),
         )
-    externals = _externals(observed)
-    for backend, health in externals:
+    for backend, health in _externals(observed):
         table.add_row(*_external_row(backend, health, drift))
-    parts.append(table if observed.launches or externals else Text("no engine of this SAGE_HOME runs"))
-    parts += [
-        Text(f"{health.engine} (external) {health.message}", "yellow")
-        for _, health in externals
-        if health.message
-    ]
-    parts += [
-        Text(
-            f"leftover: {o.mark.id}: processes {', '.join(map(str, o.pids))}; `sage apply` ends them",
-            "yellow",
-        )
-        for o in observed.orphans
-    ]
-    parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
-    parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
-    if observed.gpus:
-        parts += [Text(""), _gpus(observed)]
-    return Group(*parts)
+    return table
 
 
 def _external_row(backend: Backend, health: ExternalHealth, drift: dict[str, str]) -> tuple[str | Text, ...]:

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sage_reconcile.supervisor.redact import Redactor
-from sage_reconcile.supervisor.verdicts import Verdict, verdict
+from sage_reconcile.supervisor.verdicts import Verdict, verdict, waits_for
 
 TAIL_LINES = 20
 LINE_LENGTH = 1000
 
 
-class End(NamedTuple):
-    """`reason` is "exited", "hung", "late", "stopped" or "refused" (its program never ran).
+# Reasons for which the engine is killed by its supervisor.
+OURS = ("hung", "late", "robbed")
 
-    `message` says more about every reason but "exited"; `code` and `signal` are as of the main process.
+
+class End(NamedTuple):
+    """`reason` is "exited", "hung", "late", "robbed" (of its port), "stopped" or "refused" (never ran).
+
+    `message` says more about every reason but "exited"; `code` and `signal` are as of the main process, and
+    None where it did not end by itself.
     """
 
     reason: str
@@ -32,8 +37,8 @@ class End(NamedTuple):
         return self.message
 
     def with_status(self, status: int | None) -> "End":
-        """With what waitpid gave; None where the process was never reaped."""
-        if status is None:
+        """With what waitpid gave; None where the process was never reaped. How we killed it says nothing."""
+        if status is None or self.reason in OURS:
             return self
         code = os.waitstatus_to_exitcode(status)
         return self._replace(code=code) if code >= 0 else self._replace(signal=-code)
@@ -44,7 +49,12 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
     if end.reason == "refused":
         return Verdict(end.message, "check command, cwd and the runtime's python in the stack file")
     if end.reason == "late":
-        return Verdict("not ready in time", f"{end.message}; raise health.startup_timeout or read the log")
+        cause, _, probe = end.message.partition("; ")
+        if known := waits_for(tail):
+            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}")
+        return Verdict(cause, f"{probe}; raise health.startup_timeout or read the log")
+    if end.reason == "robbed":
+        return Verdict(end.message, "end that process, or choose another port in the stack file")
     if end.reason == "hung":
         return Verdict("hung", f"{end.message}; the log shows what it did last")
     return verdict(tail, end.code, end.signal)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
 
+from sage_reconcile.supervisor import listener
 from sage_reconcile.supervisor.answers import fault_of_generation
 from sage_reconcile.supervisor.order import Health, Target
 
@@ -22,13 +24,14 @@ RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|req
 
 class Look(NamedTuple):
     """What one question gave. `tokens` and `running` are None where the engine tells no such numbers;
-    `is_silent` when there was no answer in time."""
+    `is_silent` when there was no answer in time; `stranger` is who answered in place of the engine."""
 
     is_ok: bool
     message: str = ""
     tokens: float | None = None
     running: float | None = None
     is_silent: bool = False
+    stranger: str = ""
 
 
 class Client:
@@ -78,6 +81,13 @@ def ask_ready(client: Client, health: Health) -> Look:
         return _ask_generation(client)
     except (OSError, HTTPException, ValueError) as error:
         return _failed(error, client.timeout)
+
+
+def ask_first(client: Client, health: Health) -> Look:
+    """`ask_ready` of an engine that was not ready yet: an answer counts only if it is the engine's own."""
+    look = ask_ready(client, health)
+    who = listener.stranger(os.getpid(), client.target.host, client.target.port) if look.is_ok else ""
+    return look._replace(is_ok=False, message=f"{who} answers at its port", stranger=who) if who else look
 
 
 def ask_alive(client: Client, health: Health, with_metrics: bool, is_canary: bool) -> Look:

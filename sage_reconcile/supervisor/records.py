@@ -11,7 +11,10 @@ def ensure_directory(directory: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replaces the file in one step, mode 0600: readers see the old or the new one. Raises OSError."""
+    """Replaces the file in one step, mode 0600: readers see the old or the new one.
+
+    Raises OSError that names a file: of a full disk the kernel itself does not say which.
+    """
     ensure_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -19,7 +22,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(data)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)
         temporary.unlink(missing_ok=True)
         raise
 

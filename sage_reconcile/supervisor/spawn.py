@@ -45,12 +45,13 @@ def start(order: Mapping[str, object]) -> int:
     return _pid(output, errors)
 
 
-def _environment(mark: str) -> dict[str, str]:
+def _environment(mark: str) -> dict[str, str | bytes]:
     """Marked from the first instant, and nothing else of the caller's but what its interpreter needs.
 
-    One malloc arena: the probing threads would each leave one behind.
+    One malloc arena: the probing threads would each leave one behind. The mark is UTF-8 whatever the locale.
     """
-    env = {"SAGE_LAUNCH": mark, "SAGE_ROLE": "supervisor", "MALLOC_ARENA_MAX": "1"}
+    encoded = mark.encode(errors="surrogateescape")
+    env: dict[str, str | bytes] = {"SAGE_LAUNCH": encoded, "SAGE_ROLE": "supervisor", "MALLOC_ARENA_MAX": "1"}
     kept = ("LD_LIBRARY_PATH", "TZ")
     return env | {name: os.environ[name] for name in kept if name in os.environ}
 

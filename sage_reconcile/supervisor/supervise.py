@@ -125,7 +125,7 @@ class Supervisor:
             if self.events.stops:
                 return "stopped"
             watcher.step(self.live_file.live)
-            if watcher.state in ("late", "hung"):
+            if watcher.is_over:
                 return watcher.state
             self._tell_health(watcher)
 
@@ -146,6 +146,8 @@ class Supervisor:
         elif reason == "late":
             timeout = self.live_file.live.health.startup_timeout
             message = f"not ready within {timeout:g} s; its last probe: {watcher.message}"
+        elif reason == "robbed":
+            message = f"{watcher.stranger} listens on its port {self.order.target.port}"
         elif reason == "hung":
             message = f"no answer and no progress; its last probe: {watcher.message}"
         end = End(reason, watcher.was_ready, engine.pid, message=self.redactor.clean(message))

@@ -5,6 +5,8 @@ import os
 import signal
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+# Seconds by which two readings of when a process started may differ: the clock may have been set.
+SAME_START = 2.0
 
 
 def _stat(pid: int | str) -> list[str] | None:
@@ -30,6 +32,17 @@ def started(pid: int) -> float:
     """When the process started, in epoch seconds; 0.0 where it is gone."""
     fields = _stat(pid)
     return int(fields[19]) / CLOCK_TICKS + boot_time() if fields else 0.0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process. A zombie is none: init may take seconds to reap it, or never does."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in "ZXx"
+
+
+def is_running(pid: int, start: float) -> bool:
+    """Whether this very process, which started then (epoch seconds), is alive."""
+    return is_alive(pid) and abs(started(pid) - start) < SAME_START
 
 
 def descendants(root: int) -> list[int]:

@@ -51,11 +51,22 @@ RULES = (
         "disk full",
         "free space where the model cache and the temporary files lie",
     ),
+    # Before the missing ones: without a network the hub's library ends with "not found in the cache". That a
+    # name cannot be resolved is no such thing by itself: torch warns of its own host's name so.
+    _rule(
+        r"couldn'?t connect to '?https?://|thrown while requesting (?:head|get) https?://"
+        r"|failed to resolve '|nameresolutionerror|connecterror: .*name resolution"
+        r"|error happened while trying to locate the file|offline mode is enabled",
+        "model cannot be fetched",
+        "there is no way to the model hub: check network and proxy, or put the model into the cache or into "
+        "SAGE_HOME/models",
+    ),
     # Before the gated ones: the hub answers 401 for a repository that does not exist, too.
     _rule(
         r"repositorynotfounderror|repository not found"
         r"|is not a local folder and is not a valid model identifier"
-        r"|hfvalidationerror|entrynotfounderror|couldn'?t connect to '?https?://\S*(?:huggingface|hf)"
+        r"|hfvalidationerror|entrynotfounderror|invalid repository id or local directory"
+        r"|can'?t load (?:the )?[\w ]+ (?:of|for) '|find the requested files in the (?:local|disk) cache"
         r"|incorrect path_or_model_id|does not appear to have a file named"
         r"|no such file or directory: '?\S*(?:config\.json|\.safetensors|\.gguf|tokenizer\S*)",
         "model not found",
@@ -105,6 +116,9 @@ RULES = (
     ),
 )
 
+# What an engine waits for while it runs on, trying again and again; other causes end it.
+FETCHING = ("model cannot be fetched", "model not found", "gated model or no access", "disk full")
+
 KILLED = Verdict(
     "killed (out of host memory?)",
     "look for the out-of-memory killer in the kernel's log (dmesg); give the engine less memory",
@@ -123,11 +137,8 @@ def verdict(tail: Sequence[str], code: int | None, number: int | None) -> Verdic
     """
     if code == 0:
         return Verdict("", "the engine ended by itself, without an error")
-    for rule in RULES:
-        for line in reversed(tail[-LINES:]):
-            match = rule.pattern.search(line)
-            if match:
-                return _fill(rule.verdict, match)
+    if known := _first(RULES, tail):
+        return known
     if code is not None and code > 128:
         number = code - 128  # a shell in between tells its child's signal so
     if number == signal.SIGKILL:
@@ -135,6 +146,20 @@ def verdict(tail: Sequence[str], code: int | None, number: int | None) -> Verdic
     if number in CRASH_SIGNALS:
         return Verdict(CRASHED.format(signal.Signals(number).name), UNKNOWN.hint)
     return UNKNOWN
+
+
+def waits_for(tail: Sequence[str]) -> Verdict | None:
+    """Why an engine that still runs cannot get its model; None where its output shows no such thing."""
+    return _first([rule for rule in RULES if rule.verdict.cause in FETCHING], tail)
+
+
+def _first(rules: Sequence[Rule], tail: Sequence[str]) -> Verdict | None:
+    for rule in rules:
+        for line in reversed(tail[-LINES:]):
+            match = rule.pattern.search(line)
+            if match:
+                return _fill(rule.verdict, match)
+    return None
 
 
 def _fill(found: Verdict, match: re.Match[str]) -> Verdict:

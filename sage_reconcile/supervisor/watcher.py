@@ -22,7 +22,8 @@ CANARY_FACTOR = 6
 
 
 class Watcher:
-    """`state` is "starting", "ready", "failing", or, finally, "late" (not ready in time) or "hung".
+    """`state` is "starting", "ready", "failing", or, finally, "late" (not ready in time), "hung" or "robbed"
+    (another process has its port; `stranger` says which).
 
     `next_at` (monotonic) is when `step` has something to do; a new answer wakes the caller anyway.
     """
@@ -32,6 +33,7 @@ class Watcher:
         self.prober = prober
         self.state = "starting"
         self.message = NOT_ASKED
+        self.stranger = ""
         self.ready_since: float | None = None
         self.was_ready = False
         self.next_at = now
@@ -40,6 +42,11 @@ class Watcher:
         self._poll = FIRST_POLL
         self._is_hasty = False
         self._vitals = Vitals()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the attempt has to end."""
+        return self.state in ("late", "hung", "robbed")
 
     def step(self, live: Live) -> None:
         """Takes an answer that has come, and asks again when it is time."""
@@ -51,7 +58,7 @@ class Watcher:
             if self.prober.is_asking and now - self._asked_at >= SILENCE:
                 self._tell(probe.silence(now - self._asked_at))
             self.state = "late"
-        if self.state in ("late", "hung"):
+        if self.is_over:
             self.prober.cancel()
         elif self.prober.is_asking:
             self.next_at = self._bounded(self.prober.deadline, live)
@@ -71,7 +78,7 @@ class Watcher:
         if not self.was_ready:
             remaining = self._started + health.startup_timeout - now
             self._is_hasty = remaining < HASTY
-            self.prober.ask(partial(probe.ask_ready, health=health), min(LONGEST_ANSWER, remaining))
+            self.prober.ask(partial(probe.ask_first, health=health), min(LONGEST_ANSWER, remaining))
             return
         is_canary = health.probe != "http" and self._vitals.wants_canary(health.failures)
         with_metrics = self._vitals.wants_metrics
@@ -86,6 +93,8 @@ class Watcher:
         elif look.is_ok:
             state, self.was_ready = "ready", True
             self.next_at = now + live.health.interval
+        elif look.stranger:
+            state, self.stranger = "robbed", look.stranger
         else:
             state = "starting"
             self.next_at = now + self._poll

@@ -128,7 +128,7 @@ def test_what_waits_for_a_failed_step_is_skipped_with_the_reason() -> None:
         engine("alone", cpu_spec()),
     )
     outcomes = Apply(world, stack).run()
-    assert outcomes["start:base#0"].reason == "not ready after 600 s: it has not answered yet"
+    assert outcomes["start:base#0"].reason == "not ready within 600 s: it has not answered yet"
     assert outcomes["start:base#0"].tail == ("loading",)
     assert outcomes["start:mid#0"].reason == "waits for start base#0, which failed"
     assert outcomes["start:app#0"].reason == "waits for start mid#0, which was not done"
@@ -323,7 +323,7 @@ def test_the_timeout_of_the_command_line_goes_first() -> None:
     world = FakeWorld([node("n1", 0)])
     world.script.never_ready = {"a"}
     outcomes = Apply(world, desired(engine("a", cpu_spec())), Options(timeout=7.0)).run()
-    assert outcomes["start:a#0"].reason.startswith("not ready after 7 s")
+    assert outcomes["start:a#0"].reason.startswith("not ready within 7 s")
 
 
 # Sleeping

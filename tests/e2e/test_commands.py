@@ -243,3 +243,14 @@ def test_numbers_that_make_no_sense_are_refused(world: World) -> None:
     world("watch", "--once").ok()
     assert world("events").ok().out
     assert world("events", "-n", "0").ok().out == ""
+
+
+def test_a_terminal_that_knows_ascii_only_shows_what_it_can(world: World) -> None:
+    """And what sage gives to supervisors and engines does not depend on it."""
+    strict = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    world.write(engine("a") | {"model": "modèle-ü"})
+    assert "mod?le-?" in world("plan", **strict).ok().out
+    assert "mod?le-?" in world("apply", "--yes", **strict).ok().out
+    assert "mod?le-?" in world("status", **strict).ok().out
+    assert "modèle-ü" in world("status").ok().out
+    world.is_settled()

@@ -1,7 +1,6 @@
 """Engines that do not get ready: why is said, the others go on, and what served goes on serving."""
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -96,6 +95,26 @@ def test_a_port_taken_after_the_plan_was_made_fails_the_step(world: World) -> No
     world.until_ready("a#0", "b#0")
 
 
+def test_a_port_taken_while_the_engine_loads_fails_the_step(world: World) -> None:
+    port = free_port()
+    world.write(engine("a", "--listen-delay", "600", port=port))
+    apply = world.start("apply", "--yes")
+    wait_until(lambda: world.launches(), "the engine loads")
+    stranger = subprocess.Popen(
+        [sys.executable, str(FAKE_ENGINE), "--port", str(port), "--model", "model-a"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        out = apply.end().failed().out
+        assert "failed  start a#0" in out
+        assert f"(process {stranger.pid}) listens on its port {port}" in out
+        assert stranger.poll() is None
+        assert '"ready"' not in (world.home / "routing" / "routing.json").read_text()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -105,18 +124,28 @@ def _listens(port: int) -> bool:
     ("options", "words"),
     [
         (["--die-on-request"], "exit code 9"),
-        (["--never-ready"], "not ready (within|after) 3 s"),
-        (["--ready-delay", "600"], "not ready (within|after) 3 s"),
-        (["--listen-delay", "600"], "nothing listens on its port"),
+        (["--never-ready"], "not ready within 3 s; its last probe: "),
+        (["--ready-delay", "600"], "not ready within 3 s; its last probe: "),
+        (["--listen-delay", "600"], "not ready within 3 s; its last probe: nothing listens on its port"),
     ],
 )
 def test_health_alone_is_not_readiness(world: World, options: list[str], words: str) -> None:
     """/health answers 200 for the first three; not one of them ever generates a token."""
     world.write(engine("a", *options, health={"startup_timeout": "3s"}))
     out = world("apply", "--yes").failed().out
-    assert re.search(words, out), out
+    assert words in out
+    reason = "exited with code 9" if "9" in words else "not ready within 3 s"
+    assert world.plan()["steps"][0]["cause"].startswith(f"not running: {reason}")
     assert marked(str(world.home)) == []
     assert '"ready"' not in (world.home / "routing" / "routing.json").read_text()
+
+
+def test_who_is_given_less_time_is_late_in_the_same_words(world: World) -> None:
+    world.write(engine("a", "--listen-delay", "600"))
+    out = world("apply", "--yes", "--timeout", "1.5").failed().out
+    assert "not ready within 1.5 s; its last probe: nothing listens on its port" in out
+    assert world.plan()["steps"][0]["cause"].startswith("not running: not ready within 1.5 s")
+    assert marked(str(world.home)) == []
 
 
 @pytest.mark.usefixtures("automatic_ports")

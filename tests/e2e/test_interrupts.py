@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -73,10 +74,14 @@ def tiny_disk(worlds: Callable[[str], World]) -> Iterator[World]:
         subprocess.run(["umount", "--lazy", str(world.home)], check=True)
 
 
-def test_a_full_disk_is_said(tiny_disk: World) -> None:
+def fill(tiny_disk: World) -> None:
     with contextlib.suppress(OSError), (tiny_disk.home / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 4096)
+
+
+def test_a_full_disk_is_said(tiny_disk: World) -> None:
+    fill(tiny_disk)
     tiny_disk.write(engine("a"))
     result = tiny_disk("apply", "--yes").failed()
     assert "No space left on device" in result.text
@@ -88,15 +93,29 @@ def test_engines_run_on_when_the_disk_fills_up_and_can_be_stopped(tiny_disk: Wor
     tiny_disk.write(engine("a"))
     tiny_disk.apply()
     pids = tiny_disk.until_ready("a#0")
-    with contextlib.suppress(OSError), (tiny_disk.home / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
+    fill(tiny_disk)
     tiny_disk.is_settled()
     assert tiny_disk.pids() == pids
     result = tiny_disk("stop", "--all", "--yes").failed()
     assert "ok      stop a#0" in result.out
     assert "cannot publish routes" in result.err
     assert marked(str(tiny_disk.home)) == []
+
+
+def test_what_a_full_disk_does_not_take_is_named(tiny_disk: World) -> None:
+    port = free_port()
+    tiny_disk.write(engine("a", port=port))
+    tiny_disk.apply()
+    fill(tiny_disk)
+    told = tiny_disk("gateway", "start", "--port", str(free_port())).failed().err
+    assert told == f"error: cannot use {tiny_disk.home}/run/gateway/gateway.json: No space left on device\n"
+    tiny_disk.write(engine("a", port=port, health={"interval": "7s"}))
+    out = tiny_disk("apply", "--yes").failed().out
+    assert re.search(r"failed  update a#0.*: cannot write .*/live.json: No space left on device", out)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*SAGE, "status"], env=tiny_disk.environ, stdout=full, stderr=subprocess.PIPE)
+    assert done.stderr == b"error: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")

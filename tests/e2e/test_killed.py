@@ -54,6 +54,20 @@ def test_leftovers_of_a_killed_supervisor_are_reaped(world: World) -> None:
     world.is_settled()
 
 
+def test_a_killed_supervisor_that_leaves_nothing_is_told(world: World) -> None:
+    """By the plan, and by the events of the apply that mends it."""
+    world.write(engine("a"))
+    world.apply()
+    old = world.pids()["a#0"]
+    kill(old.supervisor)
+    wait_until(lambda: not marked(old.launch), "the engine dies with its supervisor")
+    reason = "not running: its supervisor ended without a word (killed, or a reboot)"
+    assert [step["cause"] for step in world.plan()["steps"]] == [reason]
+    world.apply()
+    (begins, *_) = [line for line in world("events").ok().out.splitlines() if reason in line]
+    assert "start begins     demo/a#0" in begins
+
+
 def test_stop_ends_stubborn_workers_too(world: World) -> None:
     world.write(engine("a", *WORKERS, "--ignore-sigterm", rollout={"drain": "1s"}))
     world.apply()

@@ -1,6 +1,9 @@
 """Two stacks in one SAGE_HOME, and two SAGE_HOMEs on one host: nobody touches what is not theirs."""
 
+import os
 from collections.abc import Callable
+
+import pytest
 
 from tests.e2e.world import World, engine
 from tests.processes import free_port
@@ -55,3 +58,20 @@ def test_another_home_is_seen_and_left_alone(worlds: Callable[[str], World]) -> 
     ours.until_none()
     assert theirs.pids() == their_pids
     theirs.is_settled()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_a_home_of_another_user_is_said_and_left_alone(world: World) -> None:
+    world.write(engine("a"))
+    world.home.mkdir(mode=0o755)
+    os.chown(world.home, 65534, -1)
+    told = f"SAGE_HOME {world.home} belongs to "
+    changing = ("apply --yes", "watch", "stop --all", "stop --all --force", "restart --all", "rollback")
+    for words in (*changing, "gateway start", "gateway stop", "gateway restart"):
+        assert world(*words.split()).failed().err.startswith(f"error: {told}"), words
+    assert list(world.home.iterdir()) == []
+    assert f"cannot see processes of {os.uname().nodename}: {told}" in world("status").out
+    assert "no engine of this SAGE_HOME is seen" in world("status").out
+    plan = world.plan()
+    assert plan["steps"] == []
+    assert told in plan["held"][0]["reason"]

@@ -106,6 +106,42 @@ def test_only_a_yes_is_a_yes(world: World, answer: str, is_done: bool) -> None:
     assert bool(marked(str(world.home))) is is_done
 
 
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A terminal: the side of who types, and the side of the command."""
+    ours, theirs = pty.openpty()
+    yield ours, theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_nobody_waits_for_somebody_who_thinks(world: World, terminal: tuple[int, int]) -> None:
+    """What another sage did meanwhile makes another plan: it is shown, and asked for again."""
+    ours, theirs = terminal
+    a, b = engine("a"), engine("b")
+    world.write(a, b)
+    asked = world.start("apply", stdin=theirs)
+    asked.says("2 to start")
+    world.apply("--target", "a")
+    os.write(ours, b"y\n")
+    asked.says("the plan is no longer the same")
+    asked.says("1 to start")
+    os.write(ours, b"y\n")
+    assert "ok      start b#0" in asked.end().ok().out
+    world.until_ready("a#0", "b#0")
+
+
+def test_a_stop_that_is_asked_for_holds_nobody_up(world: World, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    world.write(engine("a"))
+    world.apply()
+    asked = world.start("stop", "a", stdin=theirs)
+    asked.says("1 to stop")
+    world("stop", "a", "--yes").ok()
+    os.write(ours, b"y\n")
+    assert "No changes" in asked.end().ok().out
+
+
 def test_no_wait_returns_before_the_engine_answers(world: World) -> None:
     world.write(engine("a", "--ready-delay", "2"))
     world.apply("--no-wait")

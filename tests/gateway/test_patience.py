@@ -13,16 +13,10 @@ from sage_reconcile.home import Home
 from tests.gateway.test_master import EVENT, STREAM, Client, is_listening, publish
 from tests.gateway.world import DEADLINE_S, Process, RecordingEngine, Script, free_port, wait_for
 
-# Told to end, it gives requests a moment where the product gives them 25 s.
-HASTY = (
-    "import sys; from gateway import master; from gateway.__main__ import main; "
-    "master.DRAIN_S = 0.2; sys.exit(main(sys.argv[1:]))"
-)
-
 
 def hasty(stack: ExitStack, home: Path, port: int, *more: str) -> Process:
     place = ["--home", str(home), "--port", str(port), *more]
-    gateway = Process([sys.executable, "-c", HASTY, *place])
+    gateway = Process([sys.executable, "-m", "tests.gateway.hasty_gateway", *place])
     stack.callback(gateway.end)
     wait_for(lambda: is_listening(port) and "running on" in "".join(gateway.output), "it serves")
     return gateway

@@ -342,3 +342,24 @@ def test_the_fake_engine_answers_every_probe(home: Home, launches: Launches) -> 
     assert is_ready(ProbeKind.HTTP)
     eventually(lambda: is_ready(ProbeKind.GENERATE), "the fake engine generates")
     assert is_ready(ProbeKind.EMBED)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_a_home_of_another_user_is_a_gap(home: Home) -> None:
+    """Its processes may not be looked at: not seen is not absent."""
+    os.chown(home.root, 65534, -1)
+    (gap,) = look(home).gaps
+    assert (gap.node, gap.what) == ("here", "processes")
+    assert gap.reason.startswith(f"SAGE_HOME {home.root} belongs to ")
+
+
+def test_a_run_directory_that_cannot_be_read_is_a_gap(home: Home) -> None:
+    """A link to itself stands for what another user keeps closed, which root may always read."""
+    home.run.symlink_to("run")
+    (gap,) = look(home).gaps
+    assert gap.what == "records"
+    assert gap.reason.startswith(f"{home.run} cannot be read: ")
+
+
+def test_what_is_not_there_yet_is_no_gap(tmp_path: Path) -> None:
+    assert look(Home(tmp_path / "nowhere" / "home")).gaps == ()

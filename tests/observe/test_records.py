@@ -2,12 +2,13 @@ import json
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
-from sage_reconcile.model.observed import Health, LastExit
+from sage_reconcile.model.observed import LOST, Health, LastExit
 from sage_reconcile.model.routing import Route, RoutingTable
 from sage_reconcile.observe import records
 from tests.observe.launches import Launches, make_mark, write_exit
@@ -90,6 +91,25 @@ def test_the_newest_exit_of_each_replica(home: Home) -> None:
         (ReplicaId("demo", "v1.5", 2), LastExit(5.0, 1, None, True, "", "free some", ("a", "b"))),
     )
     assert [replica.stack for replica, _ in records.last_exits(home)] == ["demo", "demo", "other"]
+
+
+def test_a_supervisor_that_could_not_say_how_it_ended(home: Home, launches: Launches) -> None:
+    """What it had written of an attempt before is no news of that end."""
+    mark = make_mark(home, port=8901)
+    directory = launches.write_record(mark, "ready", supervisor={"pid": 2**22 + 1, "started": 5.0})
+    write_exit(directory, 99.0, launch=mark.launch)
+    ((_, end),) = records.last_exits(home)
+    assert (end.summary, end.at, end.was_ready) == (LOST, 100.0, True)
+    write_exit(directory, 101.0, launch=mark.launch, cause="the supervisor failed")
+    assert records.last_exits(home)[0][1].cause == "the supervisor failed"
+
+
+@pytest.mark.parametrize("state", ["exited", "ready"])
+def test_a_supervisor_that_lives_or_has_said_how_it_ended(home: Home, launches: Launches, state: str) -> None:
+    mark = make_mark(home, port=8901)
+    me = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+    launches.write_record(mark, state, supervisor=me if state == "ready" else {"pid": 1, "started": 1.0})
+    assert records.last_exits(home) == ()
 
 
 def test_no_run_directory_is_no_exits(tmp_path: Path) -> None:

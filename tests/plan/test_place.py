@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sage_reconcile.model.actions import GpuTimeline, Plan, Step
+from sage_reconcile.model.actions import GpuTimeline, Plan, Step, Verdict
 from sage_reconcile.model.desired import DesiredState, Device, EngineState, Kind, Strategy
 from sage_reconcile.model.observed import (
     ForeignLaunch,
@@ -13,7 +13,7 @@ from sage_reconcile.model.observed import (
     ObservedNode,
     PortHolder,
 )
-from sage_reconcile.plan.facts import changed, facts
+from sage_reconcile.plan.facts import changed, facts, is_still
 from sage_reconcile.plan.reconcile import reconcile
 from tests.build import (
     GIB,
@@ -443,3 +443,24 @@ def test_memory_of_others_counts_from_a_gib_on() -> None:
     assert changed(facts(before), facts(after)) == (
         "memory of others on GPU n1/GPU-n1-0 changed: 0 -> 1024 MiB",
     )
+
+
+def test_what_was_agreed_to_is_still_the_plan() -> None:
+    """While the same is done to the same processes, whatever has been said of them since."""
+    stack = desired(engine("chat", cpu_spec("new")), engine("other", cpu_spec("o")))
+    before = launch_of(engine("chat", cpu_spec("old")))
+    then = plan(stack, before)
+    assert is_still(plan(stack, replace(before, since=1.0, message="busy")), then)
+    assert is_still(replace(then, kept=(), notes=("another note",)), then)
+    again = replace(before, mark=replace(before.mark, launch="another"))
+    assert not is_still(plan(stack, again), then)
+    assert not is_still(plan(stack), then)
+    assert not is_still(plan(desired(stack.engines[0]), before), then)
+
+
+def test_an_engine_that_became_ready_meanwhile_makes_no_other_plan() -> None:
+    chat = engine("chat", cpu_spec())
+    stack = desired(chat, engine("other", cpu_spec("o")))
+    starts = plan(stack, replace(launch_of(chat), health=Health.STARTING))
+    assert {step.verdict for step in starts.steps} == {Verdict.AWAIT, Verdict.START}
+    assert is_still(plan(stack, launch_of(chat)), starts)

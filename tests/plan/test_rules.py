@@ -211,9 +211,9 @@ def test_what_is_missing_is_started() -> None:
 def test_the_last_exit_is_the_cause_of_a_start() -> None:
     exits = ((CHAT_ID, LastExit(NOW - 130, 137, None, True, "out of memory")),)
     made = plan(desired(CHAT), exits=exits)
-    assert only_step(made).cause == "not running: exited with code 137 (out of memory) 2 min ago"
+    assert only_step(made).cause == "not running: exited with code 137 (out of memory), 2 min ago"
     exits = ((CHAT_ID, LastExit(NOW - 5, None, 9, True)),)
-    assert only_step(plan(desired(CHAT), exits=exits)).cause == "not running: killed by signal 9 5 s ago"
+    assert only_step(plan(desired(CHAT), exits=exits)).cause == "not running: killed by signal 9, 5 s ago"
 
 
 CHAT_ID = ReplicaId("demo", "chat", 0)

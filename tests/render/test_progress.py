@@ -85,3 +85,14 @@ def test_every_lasting_line_has_its_prefix() -> None:
     assert lines[1].startswith(f"12:00:00    failed  replace {name} after 1.5 s: it exited")
     assert lines[2] == "12:00:00            | [a] line of its log"
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown", "xterm"])
+def test_a_terminal_that_cannot_redraw_gets_a_line_for_each_change(term: str) -> None:
+    environ = {"TERM": term, "COLUMNS": "80"}
+    console = Console(file=io.StringIO(), force_terminal=True, _environ=environ, soft_wrap=True)
+    with ApplyProgress(console, told) as progress, console.capture() as capture:
+        progress.started(STEP)
+        progress.acting(STEP, "draining", OLD)
+    line = f"  replace {STEP.replica.short}: draining\n"
+    assert (capture.get() == line) is (term != "xterm")

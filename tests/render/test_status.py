@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sage_reconcile.model.observed import ForeignLaunch
 from sage_reconcile.render.status import status_view
-from tests.build import mark, observed
+from tests.build import mark, node, observed, running
 
 
 def text(count: int, shows_foreign: bool) -> str:
@@ -42,3 +42,27 @@ def test_all_names_them() -> None:
 
 def test_without_others_nothing_is_said_of_them() -> None:
     assert "SAGE_HOMEs" not in text(0, shows_foreign=False)
+
+
+@pytest.mark.parametrize("width", [24, 40, 59, 80])
+def test_in_a_narrow_terminal_nothing_is_cut(width: int) -> None:
+    """What does not fit beside each other is written below each other."""
+    engines = [running(mark("chat")), running(mark("an-embedding-engine-with-a-name", id="l2"))]
+    console = Console(file=io.StringIO(), width=width)
+    drift = {"demo/chat#0": "replace: model: a -> b"}
+    with console.capture() as capture:
+        console.print(status_view(observed(*engines, nodes=[node("n1", 1)]), drift, False), soft_wrap=False)
+    said = capture.get()
+    assert "…" not in said
+    assert all(len(line) <= width for line in said.splitlines())
+    words = " ".join(said.split())
+    for part in ("ready", "command", "8901", "replace: model: a -> b", "H100", "81,920"):
+        assert part in words
+    assert "demo/chat#0  ready\n" in said
+
+
+def test_a_wide_terminal_has_a_table() -> None:
+    console = Console(file=io.StringIO(), width=250)
+    with console.capture() as capture:
+        console.print(status_view(observed(running(mark("chat"))), {}, False), soft_wrap=False)
+    assert capture.get().startswith("ENGINE")

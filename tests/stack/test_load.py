@@ -149,6 +149,17 @@ def test_includes_lie_below_the_file_and_their_paths_are_their_own(tmp_path: Pat
     assert [Path(path).name for path, _ in stack.sources] == ["base.yaml", "s.yaml"]
 
 
+def test_an_include_may_lie_in_any_folder(tmp_path: Path) -> None:
+    """Its path counts from the folder of the file that names it, whoever includes that."""
+    write(tmp_path, "base.yaml", "engines: [{name: a, model: m, replicas: 2}]\n")
+    for folder in ("site", "site/blue"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path, "site/all.yaml", "include: [../base.yaml]\n")
+    write(tmp_path, "site/blue/s.yaml", "include: [../all.yaml]\nengines: [{name: a, label: blue}]\n")
+    stack = load([tmp_path / "site" / "blue" / "s.yaml"], {})
+    assert (by_name(stack)["a"].replicas, by_name(stack)["a"].label) == (2, "blue")
+
+
 def test_defaults_lie_below_every_engine(tmp_path: Path) -> None:
     stack = stack_of(tmp_path, """\
 defaults: {env: {A: x, B: y}, args: {p: 1}, replicas: 2, health: {interval: 5s}}

@@ -71,16 +71,27 @@ def test_never_ready_ends_at_the_startup_timeout(launch: Make) -> None:
     one = launch("--error-status", "503").live("health", startup_timeout=3.0).start()
     one.until_gone()
     end = one.record("exit.json")
-    assert end["cause"] == "not ready in time"
-    assert "within 3 s" in end["hint"]
+    assert end["cause"] == "not ready within 3 s"
+    assert (end["code"], end["signal"]) == (None, None), "that it was killed then says nothing"
     assert "engine says no" in end["hint"]
     assert marked(one.id) == {}
+
+
+def test_an_engine_that_waits_for_its_model_says_so(launch: Make) -> None:
+    """It would go on trying for ever, and nothing listens: that is not what its user has to know."""
+    one = launch().live("health", startup_timeout=1.0)
+    retries = "echo thrown while requesting HEAD https://huggingface.co/Qwen/Nope/resolve/main/config.json"
+    one.order["argv"] = ["/bin/sh", "-c", f"{retries}; exec sleep 600"]
+    one.start().until_gone()
+    end = one.record("exit.json")
+    assert end["cause"] == "not ready within 1 s: model cannot be fetched"
+    assert "check network and proxy" in end["hint"]
 
 
 def test_a_hanging_readiness_request_does_not_outlast_the_startup_timeout(launch: Make) -> None:
     one = launch("--never-ready").live("health", startup_timeout=1.0).start()
     one.until_gone()
-    assert one.record("exit.json")["cause"] == "not ready in time"
+    assert one.record("exit.json")["cause"] == "not ready within 1 s"
 
 
 def test_a_crash_is_followed_by_backoff_and_ready_again(launch: Make, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from sage_reconcile.home import Home
 from sage_reconcile.journal import read as read_journal
-from sage_reconcile.supervisor import journal
+from sage_reconcile.supervisor import journal, tree
 from sage_reconcile.supervisor.livefile import LiveFile
 from sage_reconcile.supervisor.logfile import EngineLog
 from sage_reconcile.supervisor.order import Health, OrderError, Restart, Target, parse, parse_live
@@ -399,3 +400,21 @@ def test_secrets_are_hidden_and_paths_are_not() -> None:
     text = "8 of /home/user: hf_abcdef-longer hf_abcdef 'Bearer sk-123456' key=sk-123456"
     assert redactor.clean(text) == "8 of /home/user: *** *** '***' key=***"
     assert redactor.clean("opt-secret1 opt-secret2 /home/tokenizer") == "*** *** /home/tokenizer"
+
+
+# Processes
+
+
+def test_a_zombie_is_not_alive() -> None:
+    """Where init reaps late or never, a killed supervisor stays one: its end is not to be waited for."""
+    process = subprocess.Popen(["/bin/sleep", "600"])
+    start = tree.started(process.pid)
+    assert tree.is_alive(process.pid)
+    assert tree.is_running(process.pid, start)
+    assert not tree.is_running(process.pid, start - 60.0), "another one had this id before"
+    process.kill()
+    until("it is a zombie", lambda: not tree.is_alive(process.pid))
+    assert os.path.exists(f"/proc/{process.pid}")
+    assert not tree.is_running(process.pid, start)
+    process.wait()
+    assert not tree.is_alive(process.pid)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from sage_reconcile.supervisor.verdicts import RULES, verdict
+from sage_reconcile.supervisor.verdicts import FETCHING, RULES, verdict, waits_for
 
 VLLM_END = """\
 (APIServer pid=4120) Traceback (most recent call last):
@@ -75,6 +75,49 @@ CASES = {
     "offline": (
         "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder "
         "for the specified revision on the local disk and outgoing traffic has been disabled.",
+        "model not found",
+    ),
+    "no network, vllm": (
+        "(APIServer pid=4120) '(MaxRetryError(\"HTTPSConnectionPool(host='huggingface.co', port=443): Max "
+        'retries exceeded: /Qwen/Nope/resolve/main/config.json (Caused by NameResolutionError("<urllib3.'
+        "connection.HTTPSConnection object at 0x7f>: Failed to resolve 'huggingface.co' ([Errno -3] "
+        "Temporary failure in name resolution)\"))\"), '(Request ID: 5f)')' thrown while requesting HEAD "
+        "https://huggingface.co/Qwen/Nope/resolve/main/config.json\nRetrying in 1s [Retry 1/5].",
+        "model cannot be fetched",
+    ),
+    "no network, httpx": (
+        "httpx.ConnectError: [Errno -3] Temporary failure in name resolution",
+        "model cannot be fetched",
+    ),
+    "no network, transformers": (
+        "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them "
+        "in the cached files.\nCheck your internet connection or see how to run the library in offline mode "
+        "at 'https://huggingface.co/docs/transformers/installation#offline-mode'.",
+        "model cannot be fetched",
+    ),
+    "no network, sentence-transformers": (
+        "sage embedding: cannot load Qwen/Nope: We couldn't connect to 'https://huggingface.co' to load the "
+        "files, and couldn't find them in the cached files.",
+        "model cannot be fetched",
+    ),
+    "no network, hub": (
+        "huggingface_hub.errors.LocalEntryNotFoundError: An error happened while trying to locate the file "
+        "on the Hub and we cannot find the requested files in the local cache. Please check your connection.",
+        "model cannot be fetched",
+    ),
+    "hub switched off": (
+        "huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach https://huggingface.co/api/models/Qwen/x: "
+        "offline mode is enabled. To disable it, please unset the `HF_HUB_OFFLINE` environment variable.",
+        "model cannot be fetched",
+    ),
+    "no such repository, vllm": (
+        "ValueError: Invalid repository ID or local directory specified: 'Qwen/Nope'.\n"
+        "Please verify the following requirements:\n1. Provide a valid Hugging Face repository ID.",
+        "model not found",
+    ),
+    "no such configuration": (
+        "OSError: Can't load the configuration of 'Qwen/Nope'. If you were trying to load it from "
+        "'https://huggingface.co/models', make sure you don't have a local directory with the same name.",
         "model not found",
     ),
     "module": ("ModuleNotFoundError: No module named 'vllm.entrypoints'", "no module named vllm.entrypoints"),
@@ -160,10 +203,21 @@ def test_without_a_known_line_the_way_it_ended_counts(code: int, number: int, ca
         "INFO: 127.0.0.1 - POST /v1/chat/completions HTTP/1.1 404 The model `x` does not exist.",
         "INFO kv_cache_utils: GPU KV cache size: 46,112 tokens, larger than needed",
         "INFO using the head_dim 64 kernel",
+        "[W socket.cpp:752] The IPv6 network addresses of (vm, 51234) cannot be retrieved (gai error: -3 - "
+        "Temporary failure in name resolution).",
     ],
 )
 def test_what_healthy_engines_print_is_no_cause(line: str) -> None:
     assert verdict([line], 1, None).cause == ""
+
+
+def test_an_engine_that_still_runs_may_wait_for_its_model_only() -> None:
+    retry = "thrown while requesting HEAD https://huggingface.co/Qwen/Nope/resolve/main/config.json"
+    found = waits_for([retry, "Retrying in 8s [Retry 5/5]."])
+    assert found is not None
+    assert found.cause == "model cannot be fetched"
+    assert waits_for(["PermissionError: [Errno 13] Permission denied: '/tmp/x'"]) is None
+    assert {rule.verdict.cause for rule in RULES} >= set(FETCHING)
 
 
 def test_old_lines_and_clean_exits_have_no_cause() -> None:
