@@ -33,8 +33,9 @@ def import_(
 ) -> int:
     """Write a stack file of the engines that run by hand on this host, and route to them.
 
-    With -o their routes are published at once, which no engine notices, and planning again must show no
-    changes. Each is `runtime: external`; below it stands, commented out, what sage would start instead.
+    With -o their routes are published at once, which no process notices; planning again shows no changes.
+
+    Each is `runtime: external`; below it stands, commented out, what sage would start instead.
 
     Example: sage import -o sage.yaml
     """

@@ -16,7 +16,7 @@ def inventory(
         Parameter(negative="", help="Only what the host has, not the memory and ports that others use now."),
     ] = False,
 ) -> int:
-    """Describe this host and its GPUs as JSON, for `sage plan --inventory` where there is no GPU.
+    """Describe this host and its GPUs as JSON, for `sage plan --inventory FILE` where there is no GPU.
 
     What engines of this SAGE_HOME use counts as free. A GPU or a driver that cannot be seen is an error.
 

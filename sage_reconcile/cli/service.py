@@ -44,7 +44,8 @@ def install(
 ) -> int:
     """Write the unit of `sage gateway start --foreground --stack FILE`, enable it and start it.
 
-    Variables that the file refers to go into $SAGE_HOME/NAME.env (mode 0600), with the values of this shell.
+    Variables that the file refers to go into $SAGE_HOME/NAME.env (mode 0600), with this shell's values.
+
     Without systemd it says what to use instead, and exits with 1. Installing again changes what differs.
 
     Example: sage service install --stack /srv/stacks/production.yaml
