@@ -107,7 +107,8 @@ def environment(environ: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 def _is_arg(name: str, value: ArgValue, known: Recognised, result: Managed) -> bool:
     """Whether the flag goes into `args`."""
     if name in FIELDS or (known.runtime == "vllm" and name in VLLM_FIELDS):
-        return False
+        # On the CPU it is the share of the host's memory, which no field of the file says.
+        return name == "gpu-memory-utilization" and result.fields.get("use_gpu") is False
     if not known.runtime and name == "model-path":
         return False
     if is_secret(name, value):

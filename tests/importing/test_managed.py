@@ -51,6 +51,11 @@ def test_gpus_are_what_nvml_measured_else_what_the_process_may_see() -> None:
     assert fields(line)["use_gpu"] is False
 
 
+def test_on_the_cpu_the_share_of_memory_stays_a_flag() -> None:
+    found = fields("vllm serve o/m --gpu-memory-utilization 0.1")
+    assert (found["use_gpu"], found["args"]) == (False, {"gpu-memory-utilization": 0.1})
+
+
 def test_a_command_keeps_its_words_and_takes_the_port() -> None:
     line = "/opt/llama-server -m m.gguf -c 4096 --port 8080 --host 0.0.0.0 --jinja"
     found = fields(line, Gpus(((0, 900),)))
