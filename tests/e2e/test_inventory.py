@@ -1,5 +1,9 @@
 """`sage inventory`, and a plan against what it wrote."""
 
+import json
+import os
+import stat
+
 from tests.e2e.world import World, stack_text
 
 
@@ -14,6 +18,16 @@ def test_a_plan_against_the_description_is_that_of_the_host(world: World) -> Non
     elsewhere = world("plan", "--inventory", "host.json").ok().out
     assert elsewhere == "".join(line for line in live.splitlines(True) if "  note: " not in line)
     world("plan").failed()  # this host has none
+
+
+def test_a_pipe_is_written_to_and_not_replaced(world: World) -> None:
+    pipe = world.folder / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        world("inventory", "--hardware", "-o", "pipe").ok()
+        assert json.loads(reader.read())["version"] == 1
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert "cannot be written: Is a directory" in world("inventory", "-o", ".").failed().err
 
 
 def test_a_mistake_in_the_variables_writes_nothing(world: World) -> None:
