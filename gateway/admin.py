@@ -8,6 +8,8 @@ from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
+from gateway.described import errors
+from gateway.errors import RequestError
 from gateway.exposition import Extra, exposition
 from gateway.lane import Lane
 from gateway.line import POLICIES
@@ -37,15 +39,32 @@ def admin_handlers(lane: Lane) -> list[HTTPRouteHandler]:
         body, kind = await asyncio.to_thread(exposition, total, extra, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": kind})
 
-    @get("/admin/metrics", summary="Requests, latencies and lines by model, as JSON")
+    @get(
+        "/admin/metrics",
+        summary="Requests, latencies and lines by model, as JSON",
+        responses=errors(401, 403),
+    )
     async def numbers() -> dict[str, Any]:
         policies = {name: plan.pool.line.effective for name, plan in lane.fleet.plans.items()}
         told = summary(lane.accounts.snapshots.total(lane.time()), policies)
         return {"policy": lane.fleet.queue_policy or OF_STACK, **told}
 
-    @post("/admin/set_policy", status_code=200, summary="Sets who of the waiting is next, for every model")
+    @post(
+        "/admin/set_policy",
+        status_code=200,
+        summary="Sets who of the waiting is next, for every model",
+        # Of the framework, while it reads the body.
+        exception_handlers={RecursionError: _not_json, UnicodeDecodeError: _not_json},
+        responses=errors(400, 401, 403),
+    )
     async def set_policy(data: SetPolicy) -> dict[str, Any]:
         lane.set_queue_policy("" if data.policy == OF_STACK else data.policy)
         return {"policy": data.policy, "policies": [*POLICIES, OF_STACK]}
 
     return [metrics, numbers, set_policy]
+
+
+def _not_json(_: AnyRequest, error: Exception) -> Response[Any]:
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not UTF-8: {error}"
+    fault = RequestError(400, f"The request body is not valid JSON: {why}.", "invalid_json")
+    return Response(fault.payload(), status_code=fault.status)

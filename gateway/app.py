@@ -13,7 +13,7 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from gateway.admin import admin_handlers
-from gateway.errors import RequestError, internal_error
+from gateway.errors import RequestError, internal_error, shown
 from gateway.front import Front
 from gateway.handlers import engine_handlers, own_handlers
 from gateway.keys import load_keys
@@ -63,7 +63,7 @@ def build(settings: Settings) -> Front:
 
 def _known_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """Faults that the framework finds: no such path, wrong method."""
-    place = f"{request.method} {request.url.path}"
+    place = f"{request.method} {shown(request.url.path)}"
     messages = {
         404: f"There is nothing at {place}. GET /docs lists every path.",
         405: f"{place} is not possible with this method. GET /docs lists every path.",

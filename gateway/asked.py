@@ -2,6 +2,7 @@
 
 from gateway import affinity, heads
 from gateway import body as request_body
+from gateway.errors import RequestError
 from gateway.heads import Headers
 from gateway.member import Member
 
@@ -36,12 +37,22 @@ class Asked:
     def read(self, limit: int) -> None:
         """Reads what the complete body says; it may unpack to `limit` bytes at most. Raises RequestError."""
         parts, seen = self.parts, self.seen
+        if len(seen) != len(self.headers):
+            self._check_repeated()
         self._body = plain = parts[0] if len(parts) == 1 else b"".join(parts)
         self.parts = []
         encoding = seen.get(b"content-encoding", b"identity")
         if encoding != b"identity":
             self._plain = plain = request_body.unpacked(plain, encoding.lower(), limit)
         self.model, self.max_tokens = request_body.read(plain, seen.get(b"content-type", b""))
+
+    def _check_repeated(self) -> None:
+        """Raises RequestError if it may be read in two ways, as an engine might read it in the other one."""
+        names = [name for name, _ in self.headers]
+        for name in (b"content-type", b"content-encoding"):
+            if names.count(name) > 1:
+                message = f"The request has more than one header '{name.decode()}'."
+                raise RequestError(400, message, "repeated_header")
 
     def forget_body(self) -> None:
         """It is not sent any more."""

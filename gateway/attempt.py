@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ _PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
 # The usage is at the end of a reply, or in one of the last events of a stream.
 _TAIL_BYTES = 2048
+# Of SO_LINGER: nothing is waited for at the end, so that the kernel sends a reset.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Attempt:
@@ -78,11 +82,11 @@ class Attempt:
 
     def pause(self) -> None:
         if self.connection is not None:
-            self.connection.transport.pause_reading()
+            self.connection.pause()
 
     def resume(self) -> None:
         if self.connection is not None:
-            self.connection.transport.resume_reading()
+            self.connection.resume()
 
     def give_up(self, reason: str) -> None:
         """Ends a reply in its middle."""
@@ -104,15 +108,22 @@ class Attempt:
         now = monotonic()
         self._before_last, self._last = self._last, data
         self.bytes_out += len(data)
-        if self.is_passed_on:
-            if self.is_stream:
-                self.exchange.meter.gap.observe(now - self.last_at)
-            self._write(data if self._unchunk is None else self._unchunk(data))
-        else:
-            self.first_at = now
-            head = self._pass_on_head()
-            # One write, for each is a call of the system.
-            self._write(head + (data if self._unchunk is None else self._unchunk(data)))
+        try:
+            if self.is_passed_on:
+                if self.is_stream:
+                    self.exchange.meter.gap.observe(now - self.last_at)
+                self._write(data if self._unchunk is None else self._unchunk(data))
+            else:
+                self.first_at = now
+                head = self._pass_on_head()
+                # One write, for each is a call of the system.
+                self._write(head + (data if self._unchunk is None else self._unchunk(data)))
+                if self.exchange.client.flow.write_paused:
+                    # Perhaps since an earlier reply, which nobody tells again.
+                    self.pause()
+        except RuntimeError:
+            # The client's connection broke at the last write, as it is about to be told.
+            self.leave()
         self.last_at = self.member.heard_at = now
 
     def on_end(self) -> None:
@@ -181,14 +192,25 @@ class Attempt:
         return head.to_client(exchange.added_lines(b"engine"), knows_chunks)
 
     def _end_broken(self, reason: str) -> None:
-        """Tells the client, where the reply is a stream of events that ended between two of them."""
+        """Tells the client, where the reply is a stream of events that ended between two of them.
+
+        Elsewhere the lack of an end tells it, or a reset, where the end of the connection would be the end.
+        """
         head = self.head
         if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
+            if head is not None and head.length < 0 and (self._unchunk is not None or not head.is_chunked):
+                _close_by_reset(self.exchange.client.transport)
+            self.exchange.keep_alive = False
             return
         event = b"data: " + stream_broken(self.exchange.asked.model, reason).body() + b"\n\n"
         if self._unchunk is None:
             event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
         self._write(event)
+
+
+def _close_by_reset(transport: asyncio.Transport) -> None:
+    """When the connection is closed, the client is not to take that for the end of a reply."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
 
 class _Unchunk:

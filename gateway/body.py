@@ -25,6 +25,8 @@ _MODEL_PART = re.compile(rb'content-disposition:[^\r\n]*[;\s]name="?model"?\s*(?
 _PLAIN_MODEL = re.compile(rb'"model"[ \t\n\r]*:[ \t\n\r]*("[^"\\]*")')
 # So many digits Python reads as one number, and no more.
 HUGE_DIGITS = 4300
+# The most that is believed: more is counted with nowhere, and digits without end are costly to count with.
+MAX_TOKENS = 10**12
 # Bytes that one look at a compressed body may give at once.
 _UNPACK_STEP = 1 << 20
 
@@ -50,7 +52,7 @@ def read(body: bytes, content_type: bytes) -> tuple[str, int]:
     else:
         head = _json_head(body)
     tokens = head.max_completion_tokens or head.max_tokens or 0
-    return _checked(head.model), max(tokens, 0) if isinstance(tokens, int) else 0
+    return _checked(head.model), min(max(tokens, 0), MAX_TOKENS) if isinstance(tokens, int) else 0
 
 
 def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:

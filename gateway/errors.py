@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 from gateway.settings import MAX_BODY_MIB
 
 NAMES_SHOWN = 40
+# Of names that clients choose.
+LENGTH_SHOWN = 128
 
 
 class RequestError(Exception):
@@ -59,9 +61,15 @@ _KINDS = {
 }
 
 
+def shown(name: str) -> str:
+    """A name that a client gave, as a message repeats it."""
+    return name if len(name) <= LENGTH_SHOWN else f"{name[:LENGTH_SHOWN]}..."
+
+
 def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     """404 that lists what is served and guesses what was meant; another model is never used instead."""
     names = sorted(known)
+    model = shown(model)
     close = difflib.get_close_matches(model, names, n=1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
@@ -83,6 +91,12 @@ def too_large(limit: int) -> RequestError:
         f"{MAX_BODY_MIB} in its environment."
     )
     return RequestError(413, message, "body_too_large")
+
+
+def head_too_large(size: int, count: int) -> RequestError:
+    """431 for a request line and headers of more than `size` bytes, or more than `count` of them."""
+    message = f"The request line and headers are larger than {size >> 10} KiB, or more than {count}."
+    return RequestError(431, message, "headers_too_large")
 
 
 def line_full(model: str, size: int) -> RequestError:

@@ -13,7 +13,6 @@ from gateway.errors import (
     engine_timeout,
     internal_error,
     too_large,
-    unknown_model,
 )
 from gateway.line import Ask
 from gateway.member import Member
@@ -116,7 +115,7 @@ class Exchange:
         now = self.lane.time()
         plan = self.lane.fleet.plans.get(self.asked.model)
         if plan is None:
-            self.refuse(unknown_model(self.asked.model, self.lane.fleet.plans))
+            self.refuse(self.lane.unknown(self))
             return
         self.plan = plan
         # Whoever comes new goes behind those who wait.
@@ -144,7 +143,8 @@ class Exchange:
         if not self.is_complete and self.client.is_continue_awaited:
             self.keep_alive = False  # nobody can tell whether its body follows
         head = heads.of_error(error.status, error.headers.items(), body, self.added_lines(b"sage"))
-        self.client.transport.write(head + body)
+        if not self.client.transport.is_closing():
+            self.client.transport.write(head + body)
         self.code = error.code
         self.meter.refused[error.code] = self.meter.refused.get(error.code, 0) + 1
         self._finish(error.status)
@@ -199,11 +199,9 @@ class Exchange:
 
     def on_broken(self, attempt: Attempt, reason: str) -> None:
         """The connection broke in the middle of the reply."""
-        name = attempt.member.name
-        logger.warning("request %s: %s was lost while it answered: %s", self.asked.id, name, reason)
+        logger.warning("request %s: %s was lost midway: %s", self.asked.id, attempt.member.name, reason)
         attempt.member.failed("reset", self.lane.time())
         self.meter.broken += 1
-        self.keep_alive = False
         self.code = "engine_lost"
         self._finish(attempt.head.status if attempt.head else 502)
 
@@ -240,7 +238,7 @@ class Exchange:
         asked.read(lane.body_limit)
         plan = lane.fleet.plans.get(asked.model)
         if plan is None:
-            raise unknown_model(asked.model, lane.fleet.plans)
+            raise lane.unknown(self)
         self.meter = plan.meter
         if self.key is not None:
             tokens = asked.size // 4 + asked.max_tokens

@@ -70,7 +70,11 @@ def exposition(total: Total, extra: Extra, accept: str = "") -> tuple[bytes, str
     # auto_describe would collect everything twice.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Families())
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # A version that is no number, for one.
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

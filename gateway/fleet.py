@@ -49,11 +49,8 @@ class Plan:
         return pick(self.route.policy, usable, key, next(self._turns), random.random()) if usable else None
 
     def has_other(self, avoid: Collection[Member], now: float) -> bool:
-        """Whether a backend that is not in `avoid` could be asked now."""
-        return any(
-            member not in avoid and member.in_flight < member.limit and not member.is_ejected(now)
-            for member in self.ready
-        )
+        """Whether there is a backend that answers and is not in `avoid`, be it one to wait for."""
+        return any(member not in avoid and not member.is_ejected(now) for member in self.ready)
 
     def is_busy(self, avoid: Collection[Member]) -> bool:
         """Whether there is a backend to wait for: ready, and not in `avoid`."""
@@ -76,8 +73,9 @@ class Fleet:
     def load(self, table: RoutingTable) -> list["Exchange"]:
         """Takes over a new table; gives who waited in a line of the old one, in the order of arrival."""
         waited = [exchange for pool in self.pools for exchange in _waiting(pool)]
+        listed = {backend.id for backend in table.backends}
         for member in self.members.values():
-            member.is_known = False
+            member.is_known = member.is_known and member.id in listed
         for backend in table.backends:
             member = self.members.get(backend.id) or Member(backend, self._meters.backend(backend))
             member.renew(backend, self._workers)

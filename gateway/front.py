@@ -6,7 +6,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import heads
-from gateway.errors import RequestError
+from gateway.errors import RequestError, shown
 from gateway.keys import refusal
 from gateway.lane import Lane
 from gateway.paths import is_ambiguous
@@ -39,19 +39,26 @@ class Front:
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *added]
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                # The client has left just now; nobody minds.
+                if "handler is closed" not in str(error):
+                    raise
 
         if len(added) > 2 and heads.get(headers, b"access-control-request-method"):
             # Asked by a browser before the request itself, and without a key.
             await _allow(stamped, heads.get(headers, b"access-control-request-headers"))
             return
-        if error := self._refusal(scope["path"], headers):
+        key = self._lane.keys.find(heads.get(headers, b"authorization"), heads.get(headers, b"x-api-key"))
+        scope.setdefault("state", {})["key"] = key
+        if error := refusal(self._lane.keys, scope["path"], key):
             await error.send_to(stamped)
             return
         if is_ambiguous(scope.get("raw_path") or scope["path"].encode()):
             message = (
-                f"There is nothing at {scope['method']} {scope['path']}: paths with '.' or '..' segments, "
-                "doubled slashes or backslashes are not taken. GET /docs lists every path."
+                f"There is nothing at {scope['method']} {shown(scope['path'])}: paths with '.' or '..' "
+                "segments, doubled slashes or backslashes are not taken. GET /docs lists every path."
             )
             await RequestError(404, message, "not_found").send_to(stamped)
             return
@@ -59,15 +66,6 @@ class Front:
             # A copy: the server goes by its own scope, and leaves out the body.
             scope = cast(Scope, {**scope, "method": HttpMethod.GET.value})
         await self._app(scope, receive, stamped)
-
-    def _refusal(self, path: str, headers: heads.Headers) -> RequestError | None:
-        keys = self._lane.keys
-        key = (
-            keys.find(heads.get(headers, b"authorization"), heads.get(headers, b"x-api-key"))
-            if keys
-            else None
-        )
-        return refusal(keys, path, key)
 
 
 async def _allow(send: Send, asked_headers: bytes) -> None:

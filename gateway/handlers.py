@@ -8,11 +8,13 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
+from gateway.described import FormToEngine, JsonToEngine, errors
 from gateway.docs_page import docs_page
 from gateway.errors import RequestError, unknown_model
 from gateway.fleet import Plan
+from gateway.keys import open_names
 from gateway.lane import Lane
-from gateway.paths import ENGINE_PATHS
+from gateway.paths import ENGINE_PATHS, FORM_PATHS
 from sage_reconcile.version import __version__
 
 AnyRequest = Request[Any, Any, State]
@@ -24,14 +26,7 @@ def engine_handlers() -> list[HTTPRouteHandler]:
 
 
 def _engine_handler(path: str, summary: str) -> HTTPRouteHandler:
-    answers = {
-        200: ResponseSpec(None, description="What the engine answers", generate_examples=False),
-        404: ResponseSpec(None, description="The model is not served here", generate_examples=False),
-        429: ResponseSpec(
-            None, description="Over a limit of the key, or all are busy", generate_examples=False
-        ),
-        503: ResponseSpec(None, description="No engine of the model was ready", generate_examples=False),
-    }
+    answered = ResponseSpec(None, description="What the engine answers", generate_examples=False)
 
     @route(
         path,
@@ -40,7 +35,8 @@ def _engine_handler(path: str, summary: str) -> HTTPRouteHandler:
         summary=summary,
         operation_id=path.strip("/").replace("/", "_"),
         description="Passed on byte for byte to an engine of the `model` that the body names.",
-        responses=answers,
+        operation_class=FormToEngine if path in FORM_PATHS else JsonToEngine,
+        responses={200: answered, **errors(400, 401, 403, 404, 413, 415, 429, 502, 503, 504)},
     )
     async def to_engine() -> None:
         raise RequestError(500, f"{path} was not taken by the lane of requests to engines.", "internal_error")
@@ -51,15 +47,21 @@ def _engine_handler(path: str, summary: str) -> HTTPRouteHandler:
 def own_handlers(lane: Lane) -> list[HTTPRouteHandler]:
     """What the gateway answers itself."""
 
-    @get("/v1/models", summary="Every model name that is served, aliases included")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(lane, plan) for plan in lane.fleet.plans.values()]}
+    @get(
+        "/v1/models",
+        summary="Every model name that the key may use, aliases included",
+        responses=errors(401),
+    )
+    async def models(request: AnyRequest) -> dict[str, Any]:
+        names = open_names(lane.fleet.plans, request.scope["state"].get("key"))
+        return {"object": "list", "data": [_model(lane, lane.fleet.plans[name]) for name in names]}
 
-    @get("/v1/models/{name:path}", summary="One model name")
-    async def model(name: str) -> dict[str, Any]:
+    @get("/v1/models/{name:path}", summary="One model name", responses=errors(400, 401, 404))
+    async def model(request: AnyRequest, name: str) -> dict[str, Any]:
         wanted = name.removeprefix("/")
-        if wanted not in lane.fleet.plans:
-            raise unknown_model(wanted, lane.fleet.plans)
+        names = open_names(lane.fleet.plans, request.scope["state"].get("key"))
+        if wanted not in names:
+            raise unknown_model(wanted, names)
         return _model(lane, lane.fleet.plans[wanted])
 
     @get("/health", summary="The gateway's process lives")

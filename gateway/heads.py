@@ -31,6 +31,7 @@ _UPGRADING = frozenset({b"http2-settings"})
 TO_ENGINE_DROPPED = HOP_BY_HOP | CREDENTIALS | RENEWED | _UPGRADING
 
 _TO_CLIENT_DROPPED = HOP_BY_HOP - {b"transfer-encoding"} | {b"x-request-id", b"x-sage-src"}
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # Every line of a lower-case head that matters to the gateway, found in one pass.
 _SPECIAL = re.compile(
     rb"\n(content-length|transfer-encoding|%b):[ \t]*([^\r]*?)[ \t]*\r"
@@ -74,6 +75,17 @@ def to_engine(headers: Headers, connection: bytes, trace: bytes = b"") -> bytes:
         dropped = dropped | {token.strip().lower() for token in connection.split(b",")}
     lines = b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] not in dropped])
     return b"%btraceparent: %b\r\n" % (lines, trace) if trace else lines
+
+
+def size(target: bytes, headers: Headers) -> int:
+    """Bytes of a request's head, about."""
+    return len(target) + sum(len(name) + len(value) for name, value in headers)
+
+
+def without_upgrade(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """The head of a request as it came, without the wish to switch protocols. A parser has read it before."""
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"upgrade"]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
 
 
 class ReplyHead:
@@ -133,7 +145,9 @@ class ReplyHead:
         dropped = _TO_CLIENT_DROPPED if is_chunked_known else _TO_CLIENT_DROPPED | {b"transfer-encoding"}
         for name, value in pairs:
             if name.lower() == b"connection":
-                dropped = dropped | {token.strip().lower() for token in value.split(b",")}
+                named = {token.strip().lower() for token in value.split(b",")}
+                # The body goes on as it is, and so must what tells its end.
+                dropped = dropped | (named - _FRAMING)
         kept = [b"%b:%b\r\n" % (name, value) for name, value in pairs if name.lower() not in dropped]
         return b"".join([STATUS_LINES[self.status], *kept, added, b"\r\n"])
 

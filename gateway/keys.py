@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import translate
 
-from gateway.errors import NAMES_SHOWN, RequestError
+from gateway.errors import NAMES_SHOWN, RequestError, shown
 from gateway.keysource import KeyEntry, entries
 from gateway.limits import SLACK_S, Bucket, share
 
@@ -18,7 +18,6 @@ ADMIN_PATHS = ("/admin", "/v1/management")
 # Names of models come from clients: what is remembered of them is bounded.
 MODELS_KNOWN = 1024
 MODEL_LENGTH_KNOWN = 256
-MODEL_LENGTH_SHOWN = 128
 
 
 class Key:
@@ -126,8 +125,7 @@ class Key:
     def _not_allowed(self, model: str) -> RequestError:
         more = len(self.models) - NAMES_SHOWN
         allowed = ", ".join(self.models[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        shown = model if len(model) <= MODEL_LENGTH_SHOWN else f"{model[:MODEL_LENGTH_SHOWN]}..."
-        message = f"The API key '{self.name}' may not use the model '{shown}'. Allowed: {allowed}."
+        message = f"The API key '{self.name}' may not use the model '{shown(model)}'. Allowed: {allowed}."
         return RequestError(403, message, "model_not_allowed", param="model")
 
     def _too_many(self) -> RequestError:
@@ -226,6 +224,11 @@ def refusal(keys: Keys, path: str, key: Key | None) -> RequestError | None:
             "gateway.keys of the stack file, or set SAGE_ADMIN_API_KEYS, and restart the gateway."
         )
     return RequestError(403, message, "admin_key_required")
+
+
+def open_names(names: Iterable[str], key: Key | None) -> list[str]:
+    """Those of the model names that a key may use; all of them where there are no keys."""
+    return [name for name in names if key is None or key.may_use(name)]
 
 
 def _bucket(limit: int, workers: int) -> Bucket | None:

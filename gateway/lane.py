@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from gateway import heads
 from gateway.accounts import Accounts
-from gateway.errors import RequestError, too_large
+from gateway.errors import RequestError, too_large, unknown_model
 from gateway.fleet import Fleet
-from gateway.keys import Keys, refusal
+from gateway.keys import Keys, open_names, refusal
 from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
 from gateway.settings import POLICY_FILE, Settings
@@ -140,8 +140,16 @@ class Lane:
             if key is None:
                 return refusal(self.keys, exchange.asked.path.decode(), None)
             exchange.key = key
+        coding = seen.get(b"transfer-encoding")
+        if coding and coding.lower() != b"chunked":
+            message = "The transfer-encoding of the request is not taken: only chunked is."
+            return RequestError(400, message, "unsupported_transfer_encoding")
         announced = seen.get(b"content-length")
         return too_large(self.body_limit) if announced and int(announced) > self.body_limit else None
+
+    def unknown(self, exchange: "Exchange") -> RequestError:
+        """The refusal of a model name that is not served. It tells those that the key may use."""
+        return unknown_model(exchange.asked.model, open_names(self.fleet.plans, exchange.key))
 
     def account(self, exchange: "Exchange", attempt: "Attempt | None") -> None:
         """Counts an exchange that is over."""

@@ -7,16 +7,18 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import heads
-from gateway.errors import RequestError
+from gateway.errors import RequestError, head_too_large
 
 # As much as common servers take; a long prompt is a body, never a header.
 MAX_HEAD_BYTES = 64 << 10
+# Each costs more than its bytes, here and at an engine.
+MAX_HEADERS = 512
 # What must come of a body within `read_timeout_s`, or else it comes too slowly.
 MIN_PROGRESS_BYTES = 1 << 10
 
 
 class HeadTooLargeError(Exception):
-    """Request line and headers are larger than MAX_HEAD_BYTES."""
+    """Request line and headers are larger than MAX_HEAD_BYTES, or more than MAX_HEADERS."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -49,22 +51,23 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called when the parser gave up, also because of what a callback raised."""
         if self.kept_bytes > MAX_HEAD_BYTES:
-            self.refuse(_head_too_large())
+            self.refuse(head_too_large(MAX_HEAD_BYTES, MAX_HEADERS))
         else:
             self.refuse(RequestError(400, "The request is not valid HTTP/1.1.", "invalid_http"))
 
     def check_head(self) -> None:
         """Raises HeadTooLargeError if the head that is complete is too large. The body begins now."""
-        if self.kept_bytes > MAX_HEAD_BYTES:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEAD_BYTES:
-                raise HeadTooLargeError
+        if len(self.headers) > MAX_HEADERS or (
+            self.kept_bytes > MAX_HEAD_BYTES and heads.size(self.url, self.headers) > MAX_HEAD_BYTES
+        ):
+            self.kept_bytes = MAX_HEAD_BYTES + 1
+            raise HeadTooLargeError
         self.kept_bytes = self.body_bytes = self._body_bytes_before = 0
 
     def check_progress(self) -> None:
         """Refuses what grows without an end, and has an eye on what is not complete."""
         if self.kept_bytes > MAX_HEAD_BYTES:
-            self.refuse(_head_too_large())
+            self.refuse(head_too_large(MAX_HEAD_BYTES, MAX_HEADERS))
         elif self.is_in_request and self._read_timer is None:
             self._start_read_timer()
 
@@ -77,7 +80,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def refuse(self, error: RequestError) -> None:
         """Answers, unless another answer is on its way on this connection, and ends the connection."""
         self.stop_read_timer()
-        if self.cycle is None or self.cycle.response_complete:
+        is_free = self.cycle is None or self.cycle.response_complete
+        if is_free and not self.transport.is_closing():
             body = error.body()
             added = b"x-sage-src: sage\r\nconnection: close\r\n"
             self.transport.write(heads.of_error(error.status, (), body, added) + body)
@@ -88,7 +92,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _look_for_progress(self) -> None:
         self._read_timer = None
-        if self.body_bytes - self._body_bytes_before >= MIN_PROGRESS_BYTES:
+        # It may be the gateway that does not read on.
+        if self.flow.read_paused or self.body_bytes - self._body_bytes_before >= MIN_PROGRESS_BYTES:
             self._body_bytes_before = self.body_bytes
             self._start_read_timer()
             return
@@ -96,6 +101,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.refuse(RequestError(408, message, "request_too_slow"))
 
 
-def _head_too_large() -> RequestError:
-    message = f"The request line and headers are larger than {MAX_HEAD_BYTES >> 10} KiB."
-    return RequestError(431, message, "headers_too_large")
+class Deaf:
+    """A parser for what nobody listens to any more."""
+
+    def feed_data(self, data: bytes) -> None:
+        pass

@@ -25,6 +25,8 @@ EMBEDDING_BATCH = 8
 class Ask:
     """A request that waits. `arrived` and `deadline` are moments of the caller's clock, `cost` is in tokens.
 
+    `elsewhere` is how many seconds after it arrived it had spent not in a line but held, or at an engine that
+    was lost: they count for its rank, and not as waiting.
     `owner` is the caller's. Nothing but `owner` may change while it waits. `place` is the line's own: None
     while it does not wait.
     """
@@ -34,8 +36,13 @@ class Ask:
     deadline: float = inf
     cost: float = 0.0
     is_embedding: bool = False
+    elsewhere: float = 0.0
     owner: object = None
     place: "Place | None" = field(default=None, init=False, repr=False)
+
+
+def _came(ask: Ask) -> float:
+    return ask.arrived + ask.elsewhere
 
 
 # Sorted from last to first, since a list is cheap to pop at its end: minus the rank, minus the order of
@@ -81,7 +88,7 @@ class Line:
         "_batch_left",
         "_came",
         "_embeddings",
-        "_first_arrived",
+        "_first_came",
         "_first_deadline",
         "_main",
         "_policy",
@@ -99,8 +106,8 @@ class Line:
         self._batch_left = EMBEDDING_BATCH
         self._came = 0
         self._urgent = 0
-        # No ask is older, no deadline earlier than these; they may be those of asks that left.
-        self._first_arrived = self._first_deadline = inf
+        # No ask came earlier, no deadline is earlier than these; they may be those of asks that left.
+        self._first_came = self._first_deadline = inf
         self.policy = policy
 
     def __len__(self) -> int:
@@ -127,7 +134,7 @@ class Line:
         """Lets `ask` wait. A full line turns the last one away, perhaps `ask` itself, and returns it."""
         self._came += 1
         self._enter(ask, self._came)
-        self._first_arrived = min(self._first_arrived, ask.arrived)
+        self._first_came = min(self._first_came, _came(ask))
         self._first_deadline = min(self._first_deadline, ask.deadline)
         refused = None
         if len(self._main) + len(self._embeddings) > self.size:
@@ -160,16 +167,16 @@ class Line:
             self._leave(place)
 
     def overdue(self, now: float, timeout: float) -> list[Ask]:
-        """Takes out those whose deadline has come, or who have waited for `timeout` seconds.
+        """Takes out those whose deadline has come, or who have waited for `timeout` seconds in lines.
 
         Costs nothing while nobody can be; looks at everyone else.
         """
-        if self._first_deadline > now and self._first_arrived + timeout > now:
+        if self._first_deadline > now and self._first_came + timeout > now:
             return []
-        late = [ask for ask in self if ask.deadline <= now or ask.arrived + timeout <= now]
+        late = [ask for ask in self if ask.deadline <= now or _came(ask) + timeout <= now]
         for ask in late:
             self.remove(ask)
-        self._first_arrived = min((ask.arrived for ask in self), default=inf)
+        self._first_came = min((_came(ask) for ask in self), default=inf)
         self._first_deadline = min((ask.deadline for ask in self), default=inf)
         return late
 

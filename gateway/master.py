@@ -23,9 +23,13 @@ from gateway.workers import Worker, Workers
 
 # What ends a gateway, unless it was ignored when this process began (nohup, a background job).
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Workers that are told to end have ended by then, or are killed. Longer than they let requests finish,
-# shorter than the grace that `sage gateway stop` gives.
-KILL_AFTER_S = 28.0
+# How long requests in flight may go on when the gateway is told to end. Shorter than the grace that
+# `sage gateway stop` gives.
+DRAIN_S = 25.0
+# And when another gateway serves in its place: nobody waits for its end, and generations are long.
+REPLACED_DRAIN_S = 600.0
+# What workers get to end in after that, before they are killed.
+KILL_AFTER_S = 3.0
 KILL_AGAIN_S = 0.5
 
 
@@ -68,6 +72,8 @@ class Master:
         self._is_announced = False
         self._signals: list[int] = []
         self._handlers: dict[int, Any] = {}
+        # When the workers are not to wait for requests any more, and when they are killed.
+        self._hurry_at: float | None = None
         self._kill_at: float | None = None
 
     def run(self) -> int:
@@ -85,9 +91,8 @@ class Master:
                 self._remove_record(worker)
             if self._workers.fault and self._kill_at is None:
                 self._log.error(f"{self._workers.fault}; the gateway ends")
-                self._end()
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                self._workers.send(signal.SIGKILL)
+                self._end(DRAIN_S)
+            self._end_what_lasts()
         return self._status()
 
     def _handle_signals(self) -> None:
@@ -107,11 +112,7 @@ class Master:
             if number == signal.SIGCHLD:
                 continue
             self._signals.append(number)
-            if len(self._signals) == 1:
-                self._end()
-            else:
-                # uvicorn waits for requests in flight once, and no longer when it is interrupted again.
-                self._workers.send(signal.SIGINT)
+            self._end(DRAIN_S if len(self._signals) == 1 else 0.0)
 
     def _hear(self, worker: Worker) -> None:
         if not self._workers.hear(worker):
@@ -154,25 +155,37 @@ class Master:
         elif told == handover.DRAIN:
             handover.send(caller, handover.DRAIN)
             self._log.info("Another gateway serves in this one's place: it finishes what is in flight")
-            self._end()
+            self._end(REPLACED_DRAIN_S)
         else:
             self._successor = caller
             handover.answer(caller, told, self._place, self._sockets)
 
-    def _end(self) -> None:
-        """Takes no more connections and lets the workers finish."""
-        self._kill_at = self._kill_at or time.monotonic() + KILL_AFTER_S
+    def _end(self, drain: float) -> None:
+        """Takes no more connections and lets the workers finish, within `drain` seconds."""
+        hurry_at = time.monotonic() + drain
+        if self._kill_at is None or hurry_at + KILL_AFTER_S < self._kill_at:
+            self._hurry_at, self._kill_at = hurry_at, hurry_at + KILL_AFTER_S
         self._workers.wanted = 0
         # Else the kernel would go on taking connections that nobody serves.
         listening.close(self._sockets)
         if self._offer is not None:
             self._forget(self._offer)
         self._workers.send(signal.SIGTERM)
+        self._end_what_lasts()
+
+    def _end_what_lasts(self) -> None:
+        now = time.monotonic()
+        if self._hurry_at is not None and now >= self._hurry_at:
+            # uvicorn waits for requests in flight once, and no longer when it is interrupted after that.
+            self._workers.send(signal.SIGINT)
+            self._hurry_at = None
+        if self._kill_at is not None and now >= self._kill_at:
+            self._workers.send(signal.SIGKILL)
 
     def _patience(self) -> float | None:
         if self._kill_at is None:
             return self._workers.patience()
-        return max(KILL_AGAIN_S, self._kill_at - time.monotonic())
+        return max(KILL_AGAIN_S, (self._hurry_at or self._kill_at) - time.monotonic())
 
     def _remove_record(self, worker: Worker) -> None:
         """A worker that was killed has left its record; see gateway/record.py."""

@@ -26,6 +26,8 @@ ENGINE_PATHS = {
     "/v1/audio/translations": "Speech to English text (multipart form)",
     "/v1/audio/speech": "Text to speech",
 }
+# Their bodies are multipart forms, those of all others JSON.
+FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 # Below /v1/ whatever names a model goes to an engine of it, except what is the gateway's own or an
 # administrator's: engines load adapters and end processes below /v1/, too.
 _NOT_FOR_CLIENTS = frozenset(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from gateway import heads
 from gateway.asked import Asked
 from gateway.errors import RequestError
 from gateway.exchange import Exchange
-from gateway.limited import LimitedProtocol
+from gateway.limited import Deaf, LimitedProtocol
 from gateway.paths import engine_target
 from gateway.tunnel import AskedToSwitch, Tunnel, is_asked_for
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 MAX_DISCARDED_BYTES = 64 << 20
 # How long a kept connection may still begin a request when the server ends.
 LAST_REQUEST_S = 2.0
+
+
+class NoTunnelError(Exception):
+    """What follows a CONNECT is for whom it names, and sage leads nowhere."""
 
 
 class GatewayProtocol(LimitedProtocol):
@@ -41,7 +46,7 @@ class GatewayProtocol(LimitedProtocol):
         self.is_continue_awaited = False
         self._exchange: Exchange | None = None
         self.tunnel: Tunnel | None = None
-        self._is_ending = False
+        self._is_ending = self._was_upgrade = self._is_held_up = False
         self._knows_chunks: bool | None = None
         # What the last request's key was found by.
         self._credentials = b""
@@ -51,10 +56,7 @@ class GatewayProtocol(LimitedProtocol):
     # Of the connection.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        exchanges = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
-        if self._exchange is not None:
-            exchanges.append(self._exchange)
-        for exchange in exchanges:
+        for exchange in (self._exchange, self.cycle, *(cycle for cycle, _ in self.pipeline)):
             if isinstance(exchange, Exchange):
                 exchange.client_left()
         super().connection_lost(exc)
@@ -67,19 +69,25 @@ class GatewayProtocol(LimitedProtocol):
         self.idle_since = 0.0
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("")
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._after_upgrade(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                break
         if self.transport.is_closing():
             return
         self.check_progress()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # The client reads more slowly than the engine writes: so does the gateway now.
+        # The client reads more slowly than the engine writes: so does the gateway now, of both of them. In a
+        # tunnel the two directions have nothing to do with each other.
+        if self.tunnel is None:
+            self.flow.pause_reading()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.pause()
 
@@ -87,6 +95,11 @@ class GatewayProtocol(LimitedProtocol):
         super().resume_writing()
         if self._exchange is not None and self._exchange.attempt is not None:
             self._exchange.attempt.resume()
+        if self._is_held_up:
+            self._is_held_up = False
+            self._take_next()
+        elif not self.pipeline and self.tunnel is None:
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server ends: what is in flight is answered, and what idle clients may just be sending, too."""
@@ -118,7 +131,12 @@ class GatewayProtocol(LimitedProtocol):
         if asked is None:
             self._to_application()
             return
+        if b"upgrade" in asked.seen and self.tunnel is None and self.parser.should_upgrade():
+            self._was_upgrade = True
+            return
         exchange = Exchange(self, asked)
+        # What comes as a trailer is no header, and goes nowhere.
+        self.headers = []
         if self._knows_chunks is None:
             # Asked once, as it takes a while; no client changes its version on a connection.
             self._knows_chunks = self.parser.get_http_version() == "1.1"
@@ -150,6 +168,8 @@ class GatewayProtocol(LimitedProtocol):
         self.is_in_request = False
         if self._read_timer is not None:
             self.stop_read_timer()
+        if self._was_upgrade:
+            return
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
@@ -159,10 +179,23 @@ class GatewayProtocol(LimitedProtocol):
             # It had been refused at its head: only now the connection is idle.
             self.on_response_complete()
 
+    def on_response_complete(self) -> None:
+        """Begins the next request that waits on the connection; only if there is none, more is read."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
     # Of the exchange.
 
     def refuse(self, error: RequestError) -> None:
         """Answers in the place of an exchange that is under way, too, and ends the connection."""
+        cycle = self.cycle
+        if isinstance(cycle, Exchange) and cycle.is_complete and not cycle.response_complete:
+            # The fault is in what came after it. It is answered; nothing more is read.
+            self.stop_read_timer()
+            cycle.keep_alive = False
+            self.parser = Deaf()  # type: ignore[assignment]
+            return
         exchange = self._exchange
         if exchange is not None and exchange is self.cycle and not exchange.has_begun_to_answer:
             exchange.keep_alive = False
@@ -181,16 +214,16 @@ class GatewayProtocol(LimitedProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         elif self.pipeline or self.flow.read_paused or self._is_ending:
-            self.on_response_complete()
-            if self._is_ending and not self.pipeline:
-                self._close_soon()
+            # In the next turn of the loop: thousands that are answered at once would be nested as deep.
+            self.loop.call_soon(self._take_next)
         else:
             # Instead of a timer for each request, the lane looks for idle connections now and then.
             self.idle_since = monotonic()
 
     def key_of(self, authorization: bytes, api_key: bytes) -> "Key | None":
         """Whose key this is. Most requests of a connection bring the same one."""
-        given = authorization or api_key
+        # Both, as what is in the first may be for somebody else, and no key at all.
+        given = b"%b\n%b" % (authorization, api_key) if api_key else authorization
         if self._key is None or not hmac.compare_digest(given, self._credentials):
             self._key = self.lane.keys.find(authorization, api_key)
             self._credentials = given
@@ -211,6 +244,15 @@ class GatewayProtocol(LimitedProtocol):
         self._exchange = exchange
         exchange.take_turn()
 
+    def _take_next(self) -> None:
+        if self.flow.write_paused:
+            self._is_held_up = True
+            return
+        if self.pipeline or self.cycle.response_complete:
+            self.on_response_complete()
+        if self._is_ending and self.cycle.response_complete:
+            self._close_soon()
+
     def _asked(self) -> Asked | None:
         """What an engine is asked by the request whose head is complete, None if it is not for one."""
         method = self.parser.get_method()
@@ -223,6 +265,11 @@ class GatewayProtocol(LimitedProtocol):
         return None
 
     def _to_application(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise NoTunnelError
+            self._was_upgrade = True
+            return
         url, headers, is_awaited = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, is_awaited
@@ -231,13 +278,20 @@ class GatewayProtocol(LimitedProtocol):
         if self._is_ending:
             self.cycle.keep_alive = False
 
-    def _after_upgrade(self, rest: bytes) -> None:
-        """Goes on after a request that asked for another protocol."""
-        if self.tunnel is None:
-            # It was taken as it is, and what follows is read as ever.
-            self.parser = httptools.HttpRequestParser(self)
-        if rest:
-            self.data_received(rest)
+    def _after_upgrade(self, rest: bytes) -> bytes:
+        """What is to be read after a head that asked for another protocol.
+
+        If nobody switches to it, that is the same request without the wish: with its body, which the parser
+        skips there, and would then take for requests.
+        """
+        if self.tunnel is not None:
+            if rest:
+                self.tunnel.from_client(rest)
+            return b""
+        head = heads.without_upgrade(self.parser.get_method(), self.url, self.headers)
+        self._was_upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        return head + rest
 
     def _close_soon(self) -> None:
         self._unset_keepalive_if_required()

@@ -48,7 +48,10 @@ class Timeouts:
         if plan is None or attempt.connection is None:
             return
         route = plan.route
-        if attempt.is_passed_on:
+        if attempt.connection.is_paused:
+            # It is the client who takes its time.
+            attempt.last_at = now
+        elif attempt.is_passed_on:
             if 0 < route.idle_timeout < now - attempt.last_at:
                 attempt.give_up(f"nothing came for {route.idle_timeout:g} s")
         elif 0 < route.first_byte_timeout < now - attempt.sent_at:

@@ -13,6 +13,11 @@ KEEP_ALIVE_S = 4.0
 # As much as the gateway takes of a client.
 MAX_HEAD_BYTES = 64 << 10
 
+# How every head begins that is read here.
+_START = b"HTTP/1."
+# The end of a body in chunks: that of the line "0", or of the last trailer, and an empty line.
+_END = b"\r\n\r\n"
+_END_BYTES = len(_END)
 
 # The engine broke the connection; so it did with one that was kept idle, before anything came over it; what
 # came is not the reply that HTTP allows.
@@ -51,11 +56,14 @@ class EngineConnection(asyncio.Protocol):
         "_is_done",
         "_is_extra",
         "_is_kept",
+        "_left",
         "_parser",
         "_pool",
         "_receiver",
+        "_tail",
         "_until_close",
         "idle_since",
+        "is_paused",
         "transport",
         "was_used",
     )
@@ -68,8 +76,12 @@ class EngineConnection(asyncio.Protocol):
         self._is_done = False
         self._is_extra = self._is_kept = False
         self._until_close = False
+        # Bytes of the body still to come, where the head tells its length; else -1.
+        self._left = -1
+        # The last bytes that came of a body in chunks.
+        self._tail = b""
         self._has_begun = False
-        self.was_used = False
+        self.was_used = self.is_paused = False
         self.idle_since = 0.0
         self.transport: asyncio.Transport
 
@@ -88,6 +100,17 @@ class EngineConnection(asyncio.Protocol):
         """Ends the connection; the receiver hears nothing more."""
         self._receiver = None
         self.transport.abort()
+
+    def pause(self) -> None:
+        """Reads nothing more of the reply for now: the engine has to wait."""
+        if not self.is_paused:
+            self.is_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self.transport.resume_reading()
 
     # Of asyncio.
 
@@ -110,6 +133,14 @@ class EngineConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._lose(f"{error}", NOT_HTTP)
             return
+        if self._left >= 0:
+            self._left -= len(data)
+            self._is_extra = self._left < 0
+        elif not self._until_close:
+            # The pieces may be as small as a byte.
+            self._tail = data if len(data) > _END_BYTES else (self._tail + data)[-2 * _END_BYTES :]
+            if self._is_done:
+                self._is_extra = self._is_extra or not _is_one_end(self._tail)
         if self._is_extra:
             self._lose("it sent more than its reply", NOT_HTTP)
             return
@@ -143,36 +174,44 @@ class EngineConnection(asyncio.Protocol):
     def _head_received(self, receiver: Receiver, data: bytes) -> None:
         self._has_begun = True
         whole = self._head + data if self._head else data
-        end = whole.find(b"\r\n\r\n") + 4
-        if end < 4:
-            if len(whole) > MAX_HEAD_BYTES:
-                self._lose("the head of its reply is too large", NOT_HTTP)
-            else:
-                self._head = whole
-            return
-        raw, rest = whole[:end], whole[end:]
-        try:
-            self._feed(raw)
-        except httptools.HttpParserUpgrade:
-            self._receiver = None
-            receiver.on_switched(self, raw, rest)
-            return
-        except httptools.HttpParserError as error:
-            self._lose(f"{error}", NOT_HTTP)
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
+        while (end := whole.find(b"\r\n\r\n") + 4) >= 4:
+            raw, whole = whole[:end], whole[end:]
+            try:
+                self._feed(raw)
+            except httptools.HttpParserUpgrade:
+                self._receiver = None
+                receiver.on_switched(self, raw, whole)
+                return
+            except httptools.HttpParserError as error:
+                self._lose(f"{error}", NOT_HTTP)
+                return
+            if not raw.startswith(_START):
+                break
+            status = self._parser.get_status_code()
+            if status >= 200:
+                self._head = None
+                self._head_is_there(receiver, ReplyHead(status, raw), whole)
+                return
             # An interim reply: the real one follows.
-            self._is_done, self._head = False, b""
-            if rest:
-                self._head_received(receiver, rest)
-            return
-        self._head = None
-        head = ReplyHead(status, raw)
-        if fault := head.fault():
+            self._is_done = False
+        if end >= 4 or not whole.startswith(_START[: len(whole)]) or b"\n\n" in whole:
+            self._lose("its reply does not begin as one of HTTP/1 does", NOT_HTTP)
+        elif len(whole) > MAX_HEAD_BYTES:
+            self._lose("the head of its reply is too large", NOT_HTTP)
+        else:
+            self._head = whole
+
+    def _head_is_there(self, receiver: Receiver, head: ReplyHead, rest: bytes) -> None:
+        fault = head.fault()
+        if self._is_done and rest:
+            fault = "it sent more than its reply"
+        if fault:
             self._lose(fault, NOT_HTTP)
             return
-        self._until_close = not (self._is_done or head.is_chunked or head.length >= 0)
+        is_measured = not (self._is_done or head.is_chunked) and head.length >= 0
+        self._left = head.length if is_measured else -1
+        self._tail = b""
+        self._until_close = not (self._is_done or head.is_chunked or is_measured)
         if not receiver.on_head(head):
             self.leave()
         elif rest:
@@ -182,7 +221,10 @@ class EngineConnection(asyncio.Protocol):
 
     def _end(self, receiver: Receiver) -> None:
         self._receiver = None
+        self._tail = b""
         if self._is_kept and not self.transport.is_closing():
+            # Who was too slow for this reply need not be for the next.
+            self.resume()
             self.was_used = True
             self.idle_since = monotonic()
             self._pool.append(self)
@@ -195,6 +237,11 @@ class EngineConnection(asyncio.Protocol):
         self.transport.abort()
         if receiver is not None:
             receiver.on_lost(reason, kind)
+
+
+def _is_one_end(tail: bytes) -> bool:
+    """Whether a body in chunks ends with what ends it, and no line more, which the parser would pass over."""
+    return tail.endswith(_END) and not tail[:-_END_BYTES].endswith((b"\r", b"\n"))
 
 
 def take(pool: list[EngineConnection], now: float) -> EngineConnection | None:

@@ -52,7 +52,7 @@ class Waiting:
         assert exchange.plan is not None
         exchange.hold_until = 0.0
         exchange.waits_since = now
-        exchange.ask = ask = _ask(exchange)
+        exchange.ask = ask = _ask(exchange, now)
         if ask.deadline <= now:
             exchange.ask = None
             exchange.refuse(hopeless_deadline(exchange.asked.model))
@@ -132,7 +132,7 @@ class Waiting:
         exchange.held_s += now - exchange.waits_since
 
 
-def _ask(exchange: "Exchange") -> Ask:
+def _ask(exchange: "Exchange", now: float) -> Ask:
     asked, seen = exchange.asked, exchange.asked.seen
     deadline_ms = _number(seen.get(b"x-slo-deadline-ms", b""))
     answer = asked.max_tokens or _USUAL_ANSWER
@@ -144,6 +144,7 @@ def _ask(exchange: "Exchange") -> Ask:
         deadline=exchange.started + deadline_ms / 1000 if deadline_ms else math.inf,
         cost=prompt if is_embedding else prompt + answer,
         is_embedding=is_embedding,
+        elsewhere=now - exchange.started - exchange.queued_s,
         owner=exchange,
     )
 

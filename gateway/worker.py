@@ -19,9 +19,9 @@ from gateway.protocol import GatewayProtocol
 from gateway.workers import LEAVING, READY
 from sage_reconcile.errors import ReconcileError
 
-# How long requests in flight may go on when it is told to end, seconds. Shorter than the grace that
-# `sage gateway stop` gives before it kills.
-DRAIN_S = 25
+# How long requests in flight may go on at most when it is told to end, seconds. Its parent, if it lives, says
+# when it is enough.
+DRAIN_S = 600
 # Longer than clients keep idle connections, so that none is closed under a request.
 CLIENT_KEEP_ALIVE_S = 75
 # New containers between two looks for garbage, and looks between two at what survived them. Requests leave

@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
     p.add_argument("--stall-file", help="while this file exists, generation hangs; GET requests answer")
     p.add_argument("--slow-health-file", help="while this file exists, /health hangs; all else answers")
+    p.add_argument("--wakes-broken", action="store_true", help="after /wake_up, generation answers 500")
     p.add_argument("--no-models", action="store_true", help="/v1/models answers 500")
     p.add_argument("--no-chat", action="store_true", help="no chat template: chat answers 400")
     p.add_argument("--print-bytes", type=int, default=0, help="write so much output at start, in lines")
@@ -55,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 ARGS = parse()
 STARTED = time.monotonic()
-STATE = {"generations": 0, "running": 0, "tokens": 0}
+STATE = {"generations": 0, "running": 0, "tokens": 0, "asleep": 0}
 LOCK = threading.Lock()
 
 
@@ -68,6 +69,8 @@ def vector(text: str, dim: int) -> list[float]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else the body, written after the head, waits 40 ms for a delayed acknowledgement.
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:
         print(f"{self.command} {self.path}", file=sys.stderr, flush=True)
@@ -103,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
                 f"vllm:generation_tokens_total {STATE['tokens']}\n"
             )
             self.reply(200, text.encode(), "text/plain")
+        elif self.path == "/is_sleeping":
+            self.reply(200, {"is_sleeping": bool(STATE["asleep"])})
         elif self.path == "/env":
             self.reply(200, dict(os.environ))
         elif self.path == "/argv":
@@ -112,13 +117,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path in ("/sleep?level=1", "/wake_up"):
+            STATE["asleep"] = int(self.path != "/wake_up")
+            ARGS.error_status = 500 if ARGS.wakes_broken else ARGS.error_status
+            self.reply(200, {})
+            return
         self.hang()
         with LOCK:
             STATE["generations"] += 1
             STATE["running"] += 1
             count = STATE["generations"]
         try:
-            self.generate(json.loads(body), body, count)
+            if self.headers.get("content-type", "").startswith("multipart/"):
+                self.transcribe(body)
+            else:
+                self.generate(json.loads(body), body, count)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
@@ -131,6 +144,9 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(9)
         if ARGS.never_ready:
             time.sleep(3600)
+        if STATE["asleep"]:
+            self.reply(500, {"error": {"message": "EngineCore is asleep", "type": "engine_error"}})
+            return
         if ARGS.error_status:
             self.reply(ARGS.error_status, {"error": {"message": "engine says no", "type": "engine_error"}})
             return
@@ -149,8 +165,11 @@ class Handler(BaseHTTPRequestHandler):
         STATE["tokens"] += 1
         if self.path == "/v1/embeddings":
             self.embed(request)
+        elif self.path == "/v1/responses":
+            self.respond(raw)
         elif request.get("stream"):
-            self.stream()
+            options = request.get("stream_options")
+            self.stream(has_usage=isinstance(options, dict) and bool(options.get("include_usage")))
         else:
             message = {"role": "assistant", "content": ARGS.answer}
             choice = {"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}
@@ -167,7 +186,42 @@ class Handler(BaseHTTPRequestHandler):
                 },
             )
 
+    def transcribe(self, body: bytes) -> None:
+        if b'name="model"\r\n\r\n' + ARGS.model.encode() + b"\r\n" in body:
+            self.reply(200, {"text": ARGS.answer, "usage": {"type": "duration", "seconds": 1}})
+        else:
+            self.reply(400, {"error": {"message": "unknown model in the form", "type": "x"}})
+
+    def respond(self, raw: bytes) -> None:
+        text = {"type": "output_text", "text": ARGS.answer, "annotations": []}
+        message = {
+            "type": "message",
+            "id": "m",
+            "role": "assistant",
+            "status": "completed",
+            "content": [text],
+        }
+        self.reply(
+            200,
+            {
+                "id": "resp-1",
+                "object": "response",
+                "created_at": 1,
+                "status": "completed",
+                "model": ARGS.model,
+                "output": [message],
+                "parallel_tool_calls": False,
+                "tool_choice": "auto",
+                "tools": [],
+                "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+                "echo": {"path": self.path, "body": raw.decode(), "headers": dict(self.headers)},
+            },
+        )
+
     def embed(self, request: dict[str, object]) -> None:
+        if not request.get("input"):
+            self.reply(400, {"error": {"message": "no input", "type": "invalid_request_error"}})
+            return
         texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
         data = []
         for index, text in enumerate(texts):
@@ -178,16 +232,20 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
         self.reply(200, {"object": "list", "model": ARGS.model, "data": data, "usage": usage})
 
-    def stream(self) -> None:
+    def stream(self, has_usage: bool) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for count, word in enumerate([*ARGS.answer.split(" "), None]):
+        words = ARGS.answer.split(" ")
+        for count, word in enumerate([*words, *([""] if has_usage else []), None]):
             if count == ARGS.die_after_events:
                 os._exit(9)
             choice = {"index": 0, "delta": {"content": f"{word} "}, "text": f"{word} ", "finish_reason": None}
             event = {"id": "c", "object": "chat.completion.chunk", "model": ARGS.model, "choices": [choice]}
+            if word == "" and count == len(words):
+                usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+                event = {**event, "choices": [], "usage": usage}
             line = b"data: [DONE]\n\n" if word is None else f"data: {json.dumps(event)}\n\n".encode()
             self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             self.wfile.flush()

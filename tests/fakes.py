@@ -71,6 +71,8 @@ class Script:
     dies_at_start: set[str] = field(default_factory=set)
     broken_models: set[str] = field(default_factory=set)
     stop_hangs: set[str] = field(default_factory=set)
+    sleepless: set[str] = field(default_factory=set)
+    does_not_wake: set[str] = field(default_factory=set)
     loading: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
@@ -252,6 +254,8 @@ class FakeWorld:
     async def sleep(self, launch: Started | ObservedLaunch) -> None:
         self.calls.append(f"sleep {launch.mark.launch}")
         await self._turns()
+        if launch.mark.replica.engine in self.script.sleepless:
+            raise TransientError(f"{launch.mark.replica.short} sleeps, but its GPU memory is not back")
         process = self.processes[self._ours(launch.mark).launch]
         process.health = Health.ASLEEP
         process.held = dict.fromkeys(process.held, ASLEEP_MIB)
@@ -259,10 +263,13 @@ class FakeWorld:
     async def wake(self, launch: ObservedLaunch) -> None:
         self.calls.append(f"wake {launch.mark.launch}")
         await self._turns()
+        if launch.mark.replica.engine in self.script.does_not_wake:
+            raise TransientError(f"{launch.mark.replica.short} was woken, but does not answer")
         process = self.processes[self._ours(launch.mark).launch]
         process.held = {}
         process.health = Health.STARTING
         self._take(process)
+        process.health = Health.READY
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return f"{launch.mark.replica.short} is loading"

@@ -74,6 +74,7 @@ class _Run:
     is_ready: bool = False
     withdrawn: list[ObservedLaunch] = field(default_factory=list)
     stopped: list[ObservedLaunch] = field(default_factory=list)
+    asleep: list[ObservedLaunch] = field(default_factory=list)
     is_ending: bool = False
 
 
@@ -177,6 +178,8 @@ class Executor:
                 self._say(run, "draining", launch)
                 await self._hands.drain(launch, timeout)
             case Stop(_, drain):
+                if launch in run.stopped:
+                    return
                 self._say(run, "stopping", launch)
                 run.is_ending = True
                 await self._hands.stop(launch, drain)
@@ -186,12 +189,25 @@ class Executor:
                 await self._hands.wake(launch)
 
     async def _sleep(self, run: _Run, launch: ObservedLaunch | None) -> None:
+        if launch is not None and run.step.verdict is Verdict.REPLACE:
+            await self._put_aside(run, launch)
+            return
         target = launch or run.started
         is_awaited = any(isinstance(action, AwaitReady) for action in run.step.actions)
         if target is None or (is_awaited and not run.is_ready):
             return  # nobody waited for it (--no-wait), and an engine that loads cannot sleep
         self._say(run, "putting to sleep", target)
         await self._hands.sleep(target)
+
+    async def _put_aside(self, run: _Run, old: ObservedLaunch) -> None:
+        """Lets the old one sleep until the new one is there; one that does not free its memory is stopped."""
+        self._say(run, "putting to sleep", old)
+        try:
+            await self._hands.sleep(old)
+        except ReconcileError:
+            await self._leave_or_come(run, Stop(old, 0.0))
+        else:
+            run.asleep.append(old)
 
     def _say(self, run: _Run, doing: str, launch: Started | ObservedLaunch | None = None) -> None:
         self._progress.acting(run.step, doing, launch)
@@ -239,11 +255,26 @@ class Executor:
                 return await self._start_again(run, old)
             if run.is_ending:
                 return False, "the old one is half stopped; apply again"
+            if old in run.asleep:
+                return await self._wake_again(run, old)
             for launch in run.withdrawn:
                 await self._routes.restore(launch)
             return True, "the old one goes on serving"
         except ReconcileError as error:
             return False, f"rolling back failed too: {error}"
+
+    async def _wake_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
+        """Wakes the old one; if that fails it is started again."""
+        self._say(run, "rolling back: waking the old one", old)
+        try:
+            await self._hands.wake(old)
+        except ReconcileError as error:
+            await self._hands.stop(old, 0.0)
+            done, note = await self._start_again(run, old)
+            return done, f"the old one did not wake ({error}); {note}"
+        for launch in run.withdrawn:
+            await self._routes.restore(launch)
+        return True, "the old one was woken and serves again"
 
     async def _start_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
         """Starts the old launch spec, which the old launch carried with it."""

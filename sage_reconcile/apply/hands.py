@@ -61,11 +61,11 @@ class Hands(Protocol):
         ...
 
     async def sleep(self, launch: Started | ObservedLaunch) -> None:
-        """Lets the engine give its GPU memory back without ending it."""
+        """Lets the engine give its GPU memory back without ending it; TransientError if it does not."""
         ...
 
     async def wake(self, launch: ObservedLaunch) -> None:
-        """Lets the engine take its GPU memory again."""
+        """Lets the engine take its GPU memory again; when it returns, it has answered a real request."""
         ...
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:

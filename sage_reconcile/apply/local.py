@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_reconcile import secrets
-from sage_reconcile.apply import processes
+from sage_reconcile.apply import naps, processes
 from sage_reconcile.apply.environment import (
     engine_environment,
     launch_context,
@@ -227,10 +227,10 @@ class LocalHands:
             await asyncio.sleep(TICK)
 
     async def sleep(self, launch: Started | ObservedLaunch) -> None:
-        await _post(launch, "/sleep?level=1")
+        await naps.sleep(launch, self._senses.gpus)
 
     async def wake(self, launch: ObservedLaunch) -> None:
-        await _post(launch, "/wake_up")
+        await naps.wake(launch)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return next(iter(self._tail(launch, 1)), "")
@@ -281,15 +281,3 @@ def _write(path: Path, data: bytes) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.replace(path)
-
-
-async def _post(launch: Started | ObservedLaunch, path: str) -> None:
-    import httpx
-
-    url = f"{launch.mark.placement.url}{path}"
-    try:
-        async with httpx.AsyncClient(timeout=120.0) as client:
-            reply = await client.post(url)
-        reply.raise_for_status()
-    except httpx.HTTPError as error:
-        raise TransientError(f"{launch.mark.replica.short} did not follow {path}: {error}") from error

@@ -166,8 +166,9 @@ def end(home: Home, look: Callable[[], list[psutil.Process]], force: bool) -> No
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)
         psutil.wait_procs(ending, timeout=STOP_GRACE_S)
-    # Looked at again: a parent may have started a worker in the meantime.
-    left = {*ending, *look()}
+    # Looked at again: a parent may have started a worker in the meantime. Parents come first, lest one starts
+    # another worker for the one that is killed before it.
+    left = dict.fromkeys([*look(), *ending])
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

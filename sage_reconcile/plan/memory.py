@@ -29,6 +29,11 @@ def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu) -> int:
     return max(measured, need_mib(launch.mark.spec, gpu.total_mib) or 0)
 
 
+# What an engine that sleeps keeps of each GPU, at most: its CUDA context and what belongs neither to the
+# weights nor to the KV cache. vLLM 0.24 was measured at 1,269 to 1,352 MiB on an 80 GB H100.
+ASLEEP_MIB = 2048
+
+
 @dataclass(slots=True)
 class Account:
     """One GPU's account. `free` may be used now; `later` becomes free when the named step is done."""
@@ -90,18 +95,24 @@ class Ledger:
                 self._change(account, later=(step, mib))
                 account.flow.append((step, 0, mib))
 
-    def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str) -> None:
-        """`step` ends `launch` and starts, on GPUs of the same node, something that needs so much of each."""
+    def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str, sleeps: bool = False) -> None:
+        """`step` ends `launch` and starts, on GPUs of the same node, something that needs so much of each.
+
+        With `sleeps` the launch ends only once the new one is there, and sleeps until then.
+        """
         node = launch.mark.placement.node
         for account in self.by_node.get(node, ()):
             mib = account.held.get(launch.mark.launch, 0)
+            kept = min(mib, ASLEEP_MIB) if sleeps else 0
             taken = needs.get(account.gpu.uuid, 0)
             if mib:
-                account.flow.append((step, 0, mib))
-                used_again = min(mib, taken)
+                account.flow.append((step, 0, mib - kept))
+                used_again = min(mib - kept, taken)
                 self._change(account, used_again, (step, mib - used_again) if mib > used_again else None)
             if account.gpu.uuid in needs:
                 self.take(node, {account.gpu.uuid: taken}, step)
+            if kept:
+                account.flow.append((step, 0, kept))
 
     def best_nodes(self, count: int, spec: LaunchSpec, in_the_end: bool = False) -> list[tuple[str, int]]:
         """Nodes where `count` GPUs of one size have room, tightest fit first, as (node, GPU size).

@@ -6,7 +6,7 @@ from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
 from sage_reconcile.plan.classify import Decision
 from sage_reconcile.plan.external import reroute_step
 from sage_reconcile.plan.place import NoSpot, Placer
-from sage_reconcile.plan.steps import in_place, start_actions, stop_actions
+from sage_reconcile.plan.steps import in_place, start_actions, stop_actions, swap_actions
 from sage_reconcile.plan.strategy import choose
 
 
@@ -66,6 +66,9 @@ class Moves:
             self._placer.claim(spot, step, replica.short)
             self.give_back(old, step)
             actions: tuple[Action, ...] = (*launch, *leave)
+        elif choice.strategy is Strategy.SLEEP_SWAP:
+            self._placer.claim(spot, step, replica.short, old, sleeps=True)
+            actions = swap_actions(old, engine.live.drain, launch)
         else:
             self._placer.claim(spot, step, replica.short, old)
             actions = (*leave, *launch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState, Placement
 from sage_reconcile.plan.explain import no_room_to_wake, shortage
-from sage_reconcile.plan.memory import Account, Ledger, missing_mib, need_mib
+from sage_reconcile.plan.memory import ASLEEP_MIB, Account, Ledger, missing_mib, need_mib
 from sage_reconcile.plan.ports import RANGES, Ports
 
 
@@ -86,15 +86,21 @@ class Placer:
         return len(wanted) == len(place.gpus) and all(gpu in named for gpu in wanted)
 
     def find(
-        self, engine: DesiredEngine, replica: int, *, evict: ObservedLaunch | None = None
+        self,
+        engine: DesiredEngine,
+        replica: int,
+        *,
+        evict: ObservedLaunch | None = None,
+        sleeps: bool = False,
     ) -> Spot | NoSpot:
         """A place for a new process of the replica. With `evict`, that launch is ended first, and its place,
-        memory and port are the new one's to take; without, it goes on beside it."""
-        found = self._gpus(engine, replica, evict)
+        memory and port are the new one's to take; without, it goes on beside it. With `sleeps` it keeps its
+        port, and of its memory what an engine that sleeps keeps."""
+        found = self._gpus(engine, replica, evict, sleeps)
         if isinstance(found, NoSpot):
             return found
         node, accounts, needs, freed, notes = found
-        port = self._port(engine, replica, node, evict)
+        port = self._port(engine, replica, node, None if sleeps else evict)
         if isinstance(port, NoSpot):
             return port
         number, leaves = port
@@ -102,14 +108,16 @@ class Placer:
         after = tuple(sorted({*freed, *leaves}))
         return Spot(Placement(node, number, uuids), needs, after, _lane(accounts, after), notes)
 
-    def claim(self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None) -> None:
+    def claim(
+        self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None, sleeps: bool = False
+    ) -> None:
         """Counts `spot` as given out to `step`."""
         place = spot.placement
         if evict is not None:
             self.ports.give_back(evict, step)
         self.ports.take(place.node, place.port, who)
         if evict is not None and evict.mark.placement.node == place.node:
-            self.ledger.swap(evict, spot.needs, step)
+            self.ledger.swap(evict, spot.needs, step, sleeps)
         else:
             self.ledger.take(place.node, spot.needs, step)
             if evict is not None:
@@ -118,7 +126,7 @@ class Placer:
             self._cpu_load[place.node] += 1
 
     def _gpus(
-        self, engine: DesiredEngine, replica: int, evict: ObservedLaunch | None
+        self, engine: DesiredEngine, replica: int, evict: ObservedLaunch | None, sleeps: bool
     ) -> "tuple[str, tuple[Account, ...], dict[str, int], tuple[str, ...], tuple[str, ...]] | NoSpot":
         spec = engine.launch
         if not self._nodes:
@@ -137,7 +145,7 @@ class Placer:
         candidates = self._pinned(wanted, evict) if wanted else self._automatic(engine, evict)
         best: tuple[tuple[Account, ...], tuple[str, ...]] | None = None
         for accounts in candidates:
-            after = self._room(accounts, spec, evict)
+            after = self._room(accounts, spec, evict, sleeps)
             if after is not None and (best is None or not after):
                 best = accounts, after
             if after == ():
@@ -176,13 +184,18 @@ class Placer:
         return behind
 
     def _room(
-        self, accounts: tuple[Account, ...], spec: LaunchSpec, evict: ObservedLaunch | None
+        self,
+        accounts: tuple[Account, ...],
+        spec: LaunchSpec,
+        evict: ObservedLaunch | None,
+        sleeps: bool = False,
     ) -> tuple[str, ...] | None:
         """() when there is room now, the steps to wait for when there will be, None when there is none."""
         after: set[str] = set()
         for account in accounts:
             need = need_mib(spec, account.gpu.total_mib)
             own = account.held.get(evict.mark.launch, 0) if evict else 0
+            own -= min(own, ASLEEP_MIB) if sleeps else 0
             if need is None or account.free + own >= need:
                 continue
             if account.free_in_the_end + own < need:

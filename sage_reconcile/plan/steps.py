@@ -24,6 +24,11 @@ def stop_actions(launch: ObservedLaunch, drain: float) -> tuple[Action, ...]:
     return Withdraw(launch), Drain(launch, drain), Stop(launch, drain)
 
 
+def swap_actions(old: ObservedLaunch, drain: float, launch: tuple[Action, ...]) -> tuple[Action, ...]:
+    """The old one sleeps while the new one starts, and can be woken if that fails."""
+    return Withdraw(old), Drain(old, drain), Sleep(old), *launch, Stop(old, 0.0)
+
+
 def stop_step(launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = ()) -> Step:
     step = f"stop:{launch.replica.short}:{launch.mark.launch}"
     return Step(step, Verdict.STOP, launch.replica, cause, stop_actions(launch, drain), after)

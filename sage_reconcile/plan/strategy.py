@@ -1,4 +1,4 @@
-"""How a replica is replaced: the new one beside the old one, or after it; and why."""
+"""How a replica is replaced: the new one beside the old one, while that one sleeps, or after it; and why."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,10 @@ class Choice:
 def choose(
     engine: DesiredEngine, old: ObservedLaunch, placer: Placer, stays: bool = False
 ) -> Choice | NoSpot:
-    """Surge where old and new fit together, else recreate; a strategy that the file pins is not swapped.
+    """Surge where old and new fit together, else sleep-swap where the old one can sleep, else recreate.
 
-    A restart stays where it is: what runs does not tell whether the file pins its port.
+    A strategy that the file pins is not swapped, but for sleep-swap where the old one cannot sleep. A restart
+    stays where it is: what runs does not tell whether the file pins its port.
     """
     replica = old.replica.replica
     why_not = "a restart keeps its port and GPUs" if stays else _why_no_surge(engine, old)
@@ -32,15 +33,36 @@ def choose(
         why_not = f"no room beside the old one: {beside.reason}"
     if engine.strategy is Strategy.SURGE and not stays:
         return NoSpot(f"rollout.strategy is surge, but {why_not}")
+    no_swap = None if stays else _why_no_swap(engine, old)
+    if no_swap is None and not stays:
+        meanwhile = placer.find(engine, replica, evict=old, sleeps=True)
+        if isinstance(meanwhile, Spot):
+            return Choice(Strategy.SLEEP_SWAP, meanwhile, f"{why_not}; the old one sleeps until it is there")
+        no_swap = f"no room while the old one sleeps: {meanwhile.reason}"
     instead = placer.find(engine, replica, evict=old)
     if isinstance(instead, NoSpot):
         return instead
+    if engine.strategy is Strategy.SLEEP_SWAP and no_swap:
+        why_not = f"sleep-swap is not possible: {no_swap}"
     return Choice(Strategy.RECREATE, instead, why_not)
 
 
 def _why_no_surge(engine: DesiredEngine, old: ObservedLaunch) -> str | None:
+    if engine.strategy in (Strategy.RECREATE, Strategy.SLEEP_SWAP):
+        return f"rollout.strategy is {engine.strategy}"
+    return _why_not_both(engine, old)
+
+
+def _why_no_swap(engine: DesiredEngine, old: ObservedLaunch) -> str | None:
     if engine.strategy is Strategy.RECREATE:
         return "rollout.strategy is recreate"
+    if not old.mark.spec.can_sleep:
+        return "the old one was not started with --enable-sleep-mode"
+    return "the old one cannot be seen" if old.health is Health.UNKNOWN else _why_not_both(engine, old)
+
+
+def _why_not_both(engine: DesiredEngine, old: ObservedLaunch) -> str | None:
+    """Why the two cannot be there at the same time, memory apart."""
     if old.health not in (Health.READY, Health.UNKNOWN):
         return "the old one does not serve"
     port = wanted_port(engine, old.replica.replica)

@@ -114,14 +114,22 @@ def _external(it: Checked) -> Iterator[Problem]:
 
 
 def _sleep(it: Checked) -> Iterator[Problem]:
-    if it.engine.state != "asleep" or it.kind in ("", "external"):
+    if it.kind in ("", "external"):
         return
+    if it.engine.state == "asleep":
+        yield from _can_sleep(it, it.at("state"), "asleep", "write state: stopped")
+    if it.engine.rollout.strategy == "sleep-swap":
+        hint = "write auto, surge or recreate"
+        yield from _can_sleep(it, it.at("rollout", "strategy"), "sleep-swap", hint)
+
+
+def _can_sleep(it: Checked, where: Path, what: str, hint: str) -> Iterator[Problem]:
     if it.kind != "vllm":
-        yield Problem(it.at("state"), f"an engine of runtime {it.kind} cannot sleep", "asleep needs vllm")
+        yield Problem(where, f"an engine of runtime {it.kind} cannot sleep", f"{what} needs vllm")
     elif wants_cpu(it.engine):
-        yield Problem(it.at("state"), "vllm cannot sleep on the CPU", "write state: stopped")
+        yield Problem(where, "vllm cannot sleep on the CPU", hint)
     elif it.args.get("enable-sleep-mode") is False:
-        yield Problem(it.at("state"), "asleep contradicts args.enable-sleep-mode: false", "remove the flag")
+        yield Problem(where, f"{what} contradicts args.enable-sleep-mode: false", "remove the flag")
 
 
 def _gpus(it: Checked) -> Iterator[Problem]:
@@ -166,9 +174,6 @@ def _unsupported(it: Checked) -> Iterator[Problem]:
         yield Problem(it.at("lora"), f"lora {later}", "remove it", True)
     if it.engine.on_demand is not None:
         yield Problem(it.at("on_demand"), f"on_demand {later}", "remove it", True)
-    if it.engine.rollout.strategy == "sleep-swap":
-        hint = "write auto, surge or recreate"
-        yield Problem(it.at("rollout", "strategy"), f"the strategy sleep-swap {later}", hint)
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ...] = (
@@ -176,7 +181,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("runtime", "command"), _command_given),
     (("runtime", "command"), _command_placeholders),
     (("runtime", "url", "api_key"), _external),
-    (("runtime", "state", "args", "gpus", "use_gpu"), _sleep),
+    (("runtime", "state", "rollout", "args", "gpus", "use_gpu"), _sleep),
     (("gpus", "use_gpu", "tensor_parallel", "pipeline_parallel", "replicas"), _gpus),
     (("runtime", "args"), _managed_args),
     (("port", "replicas"), _last_port),

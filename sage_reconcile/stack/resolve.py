@@ -123,12 +123,13 @@ def size_memory(draft: Draft) -> Draft:
 
 
 def enable_sleep(draft: Draft) -> Draft:
-    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep` adds it."""
+    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep` and the strategy
+    sleep-swap add it."""
     launch = draft.result.launch
     if launch.runtime != "vllm" or launch.device is Device.CPU:
         return draft
     args = dict(launch.args)
-    if draft.engine.state == "asleep":
+    if draft.engine.state == "asleep" or draft.engine.rollout.strategy == "sleep-swap":
         args[SLEEP_FLAG] = True
     can_sleep = args.get(SLEEP_FLAG, False) is not False
     return draft.with_launch(replace(launch, args=tuple(sorted(args.items())), can_sleep=can_sleep))

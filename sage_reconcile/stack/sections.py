@@ -55,8 +55,10 @@ class Rollout(Section):
     strategy: Annotated[
         Literal["auto", "surge", "sleep-swap", "recreate"],
         Field(
-            description="`surge` starts the new one beside the old one, `recreate` stops the old one first, "
-            "`auto` takes surge where both fit into memory. Not supported yet: `sleep-swap`."
+            description="`surge` starts the new one beside the old one, `sleep-swap` (vllm on a GPU) while "
+            "the old one sleeps and can be woken, `recreate` stops the old one first. `auto` takes the first "
+            "that fits into memory; an engine can sleep if it was started with `enable-sleep-mode`, which "
+            "`sleep-swap` adds."
         ),
     ] = "auto"
     hold: Annotated[

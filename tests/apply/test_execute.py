@@ -382,6 +382,95 @@ def test_no_room_to_wake_is_a_blocked_step_with_the_arithmetic() -> None:
     ]
 
 
+# Replaced while the old one sleeps
+
+
+def swapping(model: str, strategy: Strategy = Strategy.AUTO) -> DesiredEngine:
+    """Two of these do not fit on one GPU, a sleeping and a waking one do."""
+    launch = spec(model, need=0.7, runtime="vllm", can_sleep=True)
+    return engine("chat", launch, strategy=strategy)
+
+
+def test_the_old_one_sleeps_until_the_new_one_answers() -> None:
+    world = FakeWorld([node("n1", 1)])
+    world.add(launch_of(swapping(OLD)))
+    apply = Apply(world, desired(swapping(NEW)))
+    (step,) = apply.plan.steps
+    assert (step.strategy, step.placement and step.placement.port) == (Strategy.SLEEP_SWAP, 8902)
+    assert step.reason.endswith("the old one sleeps until it is there")
+    apply.run()
+    assert world.calls == [
+        "withdraw l1",
+        "drain l1",
+        "sleep l1",
+        f"launch chat#0 {NEW}",
+        "await chat#0",
+        "stop l1",
+    ]
+    assert world.engines() == {"chat#0": NEW}
+    assert world.violations == []
+    assert reconcile(desired(swapping(NEW)), world.seen()).steps == ()
+
+
+def test_a_swap_that_fails_wakes_the_old_one() -> None:
+    world = FakeWorld([node("n1", 1)])
+    world.add(launch_of(swapping(OLD)))
+    world.script.broken_models = {NEW}
+    apply = Apply(world, desired(swapping(NEW)))
+    outcome = apply.run()["replace:chat#0"]
+    assert (outcome.result, outcome.rolled_back) == (Result.FAILED, True)
+    assert outcome.reason.endswith("the old one was woken and serves again")
+    assert "wake l1" in world.calls
+    assert not [call for call in world.calls if call == "stop l1"]
+    assert world.engines() == {"chat#0": OLD}
+
+
+def test_one_that_keeps_its_memory_is_stopped_instead() -> None:
+    world = FakeWorld([node("n1", 1)])
+    world.add(launch_of(swapping(OLD)))
+    world.script.sleepless = {"chat"}
+    Apply(world, desired(swapping(NEW))).run()
+    assert world.calls[2:5] == ["sleep l1", "stop l1", f"launch chat#0 {NEW}"]
+    assert world.calls.count("stop l1") == 1
+    assert world.engines() == {"chat#0": NEW}
+    assert world.violations == []
+
+
+def test_one_that_does_not_wake_is_started_again() -> None:
+    world = FakeWorld([node("n1", 1)])
+    world.add(launch_of(swapping(OLD)))
+    world.script.broken_models, world.script.does_not_wake = {NEW}, {"chat"}
+    outcome = Apply(world, desired(swapping(NEW))).run()["replace:chat#0"]
+    assert outcome.rolled_back
+    assert "the old one did not wake" in outcome.reason
+    assert "rolled back to what ran before" in outcome.reason
+    assert world.engines() == {"chat#0": OLD}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"strategy": Strategy.RECREATE}, "rollout.strategy is recreate"),
+        ({"strategy": Strategy.SLEEP_SWAP, "port": 8901}, "sleep-swap is not possible: port 8901 is fixed"),
+        ({"port": 8901}, "port 8901 is fixed by the file"),
+    ],
+)
+def test_where_the_two_cannot_be_there_together(changes: dict[str, object], reason: str) -> None:
+    world = FakeWorld([node("n1", 1)])
+    world.add(launch_of(swapping(OLD)))
+    launch = swapping(NEW).launch
+    (step,) = Apply(world, desired(engine("chat", launch, **changes))).plan.steps  # type: ignore[arg-type]
+    assert step.strategy is Strategy.RECREATE
+    assert step.reason.startswith(reason)
+
+
+def test_the_file_may_ask_for_it_though_both_would_fit() -> None:
+    world = FakeWorld([node("n1", 2)])
+    world.add(launch_of(swapping(OLD, Strategy.SLEEP_SWAP)))
+    (step,) = Apply(world, desired(swapping(NEW, Strategy.SLEEP_SWAP))).plan.steps
+    assert step.strategy is Strategy.SLEEP_SWAP
+
+
 # Leftovers, live settings, reporting
 
 

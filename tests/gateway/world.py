@@ -64,9 +64,12 @@ def digest_of(data: bytes) -> str:
 class Process:
     """A child process that ends with the block."""
 
-    def __init__(self, command: list[str], environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], environ: dict[str, str] | None = None, inherits: tuple[int, ...] = ()
+    ) -> None:
         self.process = subprocess.Popen(
             command,
+            pass_fds=inherits,
             cwd=REPOSITORY,
             env={**os.environ, **(environ or {})},
             stdout=subprocess.PIPE,
@@ -129,9 +132,12 @@ class Gateway(Process):
     def __init__(self, home: Path, *options: str, environ: dict[str, str] | None = None) -> None:
         self.home = home
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "gateway", "--home", str(home), "--port", str(self.port), *options]
         super().__init__(command, environ)
+        self._connect()
+
+    def _connect(self) -> None:
+        self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=DEADLINE_S)
 
     def __enter__(self) -> Self:
