@@ -132,6 +132,10 @@ def _add(asked: Asked, found: Findings, taken: set[str], gpus: Gpus) -> None:
     fields = {**base, "model": models, **outside} | ({"aliases": list(aliases)} if aliases else {})
     inside = managed(one, one.known, base, gpus) if one.known else managed_command(one, base, models, gpus)
     if inside is not None:
+        if one.known and not one.known.runtime:
+            inside.fields["model"] = models  # of a command it is the name that the program answers to
+        elif not inside.fields["model"]:  # from a file of options: the engine itself says what it has loaded
+            inside.fields["model"] = str((asked.models[0].get("root") if asked.models else "") or models)
         served = one.known.served if one.known else ()
         names = dict.fromkeys([*served, models, *aliases])
         if more_names := [alias for alias in names if alias not in (inside.fields["model"], name)]:

@@ -121,8 +121,8 @@ def _place(one: Candidate, known: Recognised, gpus: Gpus, result: Managed) -> No
     """GPUs: what NVML measured, else what CUDA_VISIBLE_DEVICES says, else none."""
     fields, flag = result.fields, known.flag
     if known.runtime == "vllm" or known.program == "SGLang":
-        tensor = flag("tensor-parallel-size", "tp-size") or 1
-        pipeline = flag("pipeline-parallel-size", "pp-size") or 1
+        tensor = flag("tensor-parallel-size", "tp-size", "tp") or 1
+        pipeline = flag("pipeline-parallel-size", "pp-size", "pp") or 1
         fields |= {"tensor_parallel": tensor} if tensor != 1 else {}
         fields |= {"pipeline_parallel": pipeline} if pipeline != 1 else {}
     visible = [part for part in one.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
@@ -146,9 +146,9 @@ def _model(one: Candidate, known: Recognised) -> str:
     """A folder is named from the root on: sage starts engines elsewhere."""
     path = os.path.join(one.cwd, known.model)
     is_folder = known.model.startswith((".", "/")) or os.path.isdir(path)
-    if known.runtime and is_folder:
+    if known.model and known.runtime and is_folder:
         return os.path.normpath(path)
-    return known.model or next(iter(known.served), "")
+    return known.model
 
 
 def _python(one: Candidate, python: str) -> str:

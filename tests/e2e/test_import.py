@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import World, ask, engine, kill
+from tests.e2e.world import FAKE_ENGINE, World, ask, engine, kill
 from tests.importing.by_hand import fake, running, vllm_environment
 from tests.processes import free_port, is_alive
 
@@ -84,6 +84,15 @@ def test_in_one_go(world: World) -> None:
         assert "cannot be the name" in world("import", "--name", "Not One").failed().err
 
 
+def test_a_model_that_stands_in_a_file_of_options(world: World, vllm: Path) -> None:
+    port = free_port()
+    command = [vllm, "-m", "vllm.entrypoints.openai.api_server", "--config", "/etc/vllm.yaml", "--port"]
+    with running(world.folder, port, *command, str(port), "--served-model-name", "qwen", FAKE_ROOT="o/m"):
+        text = entries(world, port)
+    assert "  #   model: o/m\n" in text
+    assert "args: {config: /etc/vllm.yaml}" in text
+
+
 def test_what_an_unknown_program_is_for_is_asked(world: World) -> None:
     port = free_port()
     script = world.folder / "embeds.py"
@@ -128,6 +137,17 @@ def test_transformers_serve_by_hand(world: World) -> None:
         [shown] = world("status", "--json").ok().json()["engines"]
         assert shown["state"] == "ready"
         kill(pid)
+
+
+def test_llama_server_answers_to_its_own_name(world: World) -> None:
+    port = free_port()
+    program = world.folder / "llama-server"
+    program.write_text(FAKE_ENGINE.read_text())
+    with running(world.folder, port, sys.executable, program, "--port", str(port), "--model", "m"):
+        text = entries(world, port)
+    assert "llama-server, in" in text
+    assert text.count("model: m\n") == 2
+    assert '"--port", "{port}"]' in text
 
 
 EMBEDS = """
