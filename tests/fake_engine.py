@@ -99,7 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models" and ARGS.no_models:
             self.reply(500, {"error": {"message": "no cache to list", "type": "server_error"}})
         elif self.path == "/v1/models":
-            self.reply(200, {"object": "list", "data": [{"id": ARGS.model, "object": "model"}]})
+            entry = {"id": ARGS.model, "object": "model", "root": os.environ.get("FAKE_ROOT", ARGS.model)}
+            self.reply(200, {"object": "list", "data": [entry]})
         elif self.path == "/metrics":
             text = (
                 f"vllm:num_requests_running {STATE['running']}\n"

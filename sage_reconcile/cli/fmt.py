@@ -23,6 +23,7 @@ def fmt(
 
     Example: sage fmt --check stacks/*.yaml
     """
+    from sage_reconcile.cli.files import write_text
     from sage_reconcile.cli.stackfile import stack_paths
     from sage_reconcile.errors import Fault, StackError
     from sage_reconcile.stack.formatting import formatted
@@ -44,7 +45,7 @@ def fmt(
         elif check:
             print(f"{path}: would be formatted")
         else:
-            _replace(path, wanted)
+            write_text(path, wanted)
             print(f"{path}: formatted")
     if faults:
         raise StackError(tuple(faults))
@@ -67,25 +68,3 @@ def _difference(before: str, after: str, path: Path) -> str:
 
     lines = unified_diff(before.splitlines(True), after.splitlines(True), f"{path}", f"{path} (formatted)")
     return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write through a file beside it and a rename: a reader sees the old text or the new one."""
-    import os
-    import tempfile
-
-    from sage_reconcile.errors import PermanentError
-
-    target = path.resolve()
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, target.stat().st_mode & 0o7777)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise PermanentError(f"{path}: cannot be written: {error.strerror}") from None

@@ -19,6 +19,10 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("history", "sage_reconcile.cli.history:history", "List what was applied."),
     ("rollback", "sage_reconcile.cli.history:rollback", "Apply an earlier entry of the history again."),
     ("gateway", "sage_reconcile.cli.gateway:app", "Start, stop and look at the OpenAI gateway."),
+    ("service", "sage_reconcile.cli.service:app", "Let systemd start gateway and engines at boot."),
+    ("import", "sage_reconcile.cli.imports:import_", "Write a stack file of engines that run by hand."),
+    ("doctor", "sage_reconcile.cli.doctor:doctor", "Check driver, runtimes, limits, disks and ports."),
+    ("inventory", "sage_reconcile.cli.inventory:inventory", "Describe this host for plans elsewhere."),
     ("schema", "sage_reconcile.cli.schema:schema", "Print the JSON schema of the stack file."),
     ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),
 )

@@ -4,6 +4,7 @@ NVML calls can take long, with a sick driver for ever: `read_gpus` is for a thre
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -19,6 +20,7 @@ NOT_SUPPORTED = 3
 NO_PERMISSION = 4
 NOT_FOUND = 6
 LIBRARY_NOT_FOUND = 12
+VERSIONS_DIFFER = 18
 NOT_SAID = frozenset({NOT_SUPPORTED, NO_PERMISSION})
 
 T = TypeVar("T")
@@ -31,6 +33,8 @@ class Nvml(Protocol):
 
     def nvmlInit(self) -> object: ...
     def nvmlShutdown(self) -> object: ...
+    def nvmlSystemGetDriverVersion(self) -> str | bytes: ...
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int: ...
     def nvmlDeviceGetCount(self) -> int: ...
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Any: ...
     def nvmlDeviceGetMigMode(self, handle: Any) -> Any: ...
@@ -44,6 +48,23 @@ class Nvml(Protocol):
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Any) -> Any: ...
 
 
+DRIVER = Path("/proc/driver/nvidia")
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The NVIDIA driver as NVML tells of it: its version and the CUDA version that it supports, or why not.
+
+    `code` is NVML's error, 0 for none; `is_loaded` whether the kernel has the module.
+    """
+
+    version: str = ""
+    cuda: tuple[int, int] | None = None
+    is_loaded: bool = False
+    code: int = 0
+    fault: str = ""
+
+
 Found = tuple[tuple[ObservedGpu, ...], tuple[Gap, ...]]
 
 
@@ -51,7 +72,7 @@ def read_gpus(
     node: str,
     environ: Mapping[str, str],
     nvml: Nvml | None = None,
-    driver: Path = Path("/proc/driver/nvidia"),
+    driver: Path = DRIVER,
 ) -> Found:
     """The GPUs of this host, and what could not be seen of them.
 
@@ -81,6 +102,27 @@ def read_gpus(
             api.nvmlShutdown()
         except api.NVMLError:
             pass  # what was read stays true, and there is nothing left to release
+
+
+def read_driver(nvml: Nvml | None = None, driver: Path = DRIVER) -> Driver:
+    """The driver's version, also where GPUs are pretended. May hang with a sick driver, as `read_gpus`."""
+    api = nvml if nvml is not None else cast(Nvml, pynvml)
+    is_loaded = driver.exists()
+    try:
+        api.nvmlInit()
+    except api.NVMLError as error:
+        return Driver(is_loaded=is_loaded, code=_code(error), fault=_text(error))
+    try:
+        cuda = api.nvmlSystemGetCudaDriverVersion_v2()
+        version = _as_str(api.nvmlSystemGetDriverVersion())
+        return Driver(version, (cuda // 1000, cuda % 1000 // 10), is_loaded)
+    except api.NVMLError as error:
+        return Driver(is_loaded=is_loaded, code=_code(error), fault=_text(error))
+    finally:
+        try:
+            api.nvmlShutdown()
+        except api.NVMLError:
+            pass  # what was read stays true
 
 
 def _mock_gpus(node: str, environ: Mapping[str, str]) -> tuple[ObservedGpu, ...]:

@@ -4,6 +4,7 @@ import difflib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,8 @@ class _Strict(BaseModel):
 
 
 class _Gpus(_Strict):
-    """`count` equal GPUs; `memory_mib` and `used_mib` are of each."""
+    """`count` equal GPUs; `memory_mib` and `used_mib` are of each. `index` is that of the first one, where
+    it does not follow the GPU before: MIG devices are numbered after all whole GPUs."""
 
     name: Name
     memory_mib: int = Field(gt=0)
@@ -32,6 +34,8 @@ class _Gpus(_Strict):
     uuid: Name | None = None
     uuids: list[Name] | None = None
     used_mib: int = Field(default=0, ge=0)
+    index: int | None = Field(default=None, ge=0)
+    mock: bool = False
 
 
 class _Node(_Strict):
@@ -143,8 +147,14 @@ def _contradictions(inventory: _Inventory) -> Iterator[_Found]:
                 "give each node its own name",
             )
         names.add(node.name)
+        following = 0
         for g, group in enumerate(node.gpus):
             place: Path_ = ("nodes", n, "gpus", g)
+            first = following if group.index is None else group.index
+            if first < following:
+                hint = f"the GPU before has index {following - 1}"
+                yield (*place, "index"), "indices must go up", hint
+            following = first + group.count
             given = _given_uuids(group)
             if given and len(given) != group.count:
                 yield (
@@ -170,12 +180,18 @@ def _node(node: _Node) -> ObservedNode:
     gpus: list[ObservedGpu] = []
     for group in node.gpus:
         given = _given_uuids(group)
+        first = _following(gpus) if group.index is None else group.index
         for number in range(group.count):
-            index = len(gpus)
+            index = first + number
             uuid = given[number] if given else f"{node.name}/{index}"
-            gpus.append(ObservedGpu(node.name, index, uuid, group.name, group.memory_mib, group.used_mib))
+            gpu = ObservedGpu(node.name, index, uuid, group.name, group.memory_mib, group.used_mib)
+            gpus.append(replace(gpu, is_mock=group.mock))
     ports = tuple(PortHolder(port) for port in sorted(set(node.ports)))
     return ObservedNode(node.name, tuple(gpus), ports)
+
+
+def _following(gpus: list[ObservedGpu]) -> int:
+    return gpus[-1].index + 1 if gpus else 0
 
 
 def _placed(path: Path, text: str, found: list[_Found]) -> tuple[Fault, ...]:

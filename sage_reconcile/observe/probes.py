@@ -69,6 +69,21 @@ async def is_sleeping(url: str, timeout: float) -> bool | None:
     return said if isinstance(said, bool) else None
 
 
+async def list_models(
+    url: str, timeout: float, headers: Mapping[str, str] | None = None
+) -> tuple[int, list[dict[str, Any]]]:
+    """The status and the entries of /v1/models; status 0 where nothing answers in time."""
+    try:
+        async with _client(url, timeout, headers) as client:
+            reply = await client.get("/v1/models")
+    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
+        return 0, []
+    body = _json(reply) if reply.is_success else None
+    entries = body.get("data") if isinstance(body, dict) else None
+    found = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    return reply.status_code, [one for one in found if isinstance(one.get("id"), str) and one["id"]]
+
+
 @asynccontextmanager
 async def _client(
     url: str,

@@ -18,9 +18,6 @@ WITHOUT_ENGINES = (["validate"], ["schema"], ["fmt", "--check"])
 # Usage lines of the command page, not commands to type.
 _USAGE = re.compile(r"\[[A-Z]")
 NOT_YET = {
-    "sage import",
-    "sage inventory",
-    "sage doctor",
     "sage llm",
     "sage embedding",
 }

@@ -94,7 +94,7 @@ extra: 1
         "F:4:5: error: nodes[0].gpu: unknown key (known here: name, gpus, ports)",
         "F:7:9: error: nodes[0].gpus[0].memory_mib: input should be a valid integer",
         "F:8:9: error: nodes[0].gpus[0].colour: unknown key"
-        " (known here: name, memory_mib, count, uuid, uuids, used_mib)",
+        " (known here: name, memory_mib, count, uuid, uuids, used_mib, index, mock)",
         "F:9:9: error: nodes[0].gpus[1].name: is needed here",
         "F:9:10: error: nodes[0].gpus[1].memory_mib: input should be greater than 0",
         "F:10:5: error: nodes[1].name: is needed here",

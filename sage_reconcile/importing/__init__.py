@@ -1,0 +1,1 @@
+"""`sage import`: engines that were started by hand, as a stack file."""

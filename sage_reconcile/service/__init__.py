@@ -1,0 +1,1 @@
+"""`sage service`: the gateway and its stack, started by systemd at boot."""
