@@ -1,0 +1,77 @@
+"""The KV cache in bytes on one GPU: of a token, and of one request as vLLM reserves it."""
+
+from dataclasses import dataclass
+
+from sage_reconcile.engines.quantisation import DTYPES, KV_DTYPES
+from sage_reconcile.model.modelfiles import Layer, Mixer, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """How one pipeline stage keeps what it has seen. `block` and `batched` in tokens, sizes in bytes.
+
+    `batched` is max-num-batched-tokens: a window keeps what it saw, and what one step adds.
+    """
+
+    layers: tuple[Layer, ...]
+    tensor: int
+    kv_bytes: int
+    dtype_bytes: int
+    state_bytes: int
+    block: int
+    batched: int
+
+    def token(self, layer: Layer) -> int:
+        """Bytes a token in this layer: kv_heads / TP (one at least) x (key + value) x dtype; MLA's vector is
+        the same on every rank."""
+        if layer.mixer in (Mixer.STATE, Mixer.NONE):
+            return 0
+        heads = 1 if layer.mixer is Mixer.MLA else max(1, layer.kv_heads // self.tensor)
+        return heads * layer.per_head * self.kv_bytes
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(self.token(layer) for layer in self.layers)
+
+    def request(self, length: int) -> int:
+        """Bytes that one request of so many tokens needs, in whole blocks.
+
+        vLLM's kv_cache_interface: all tokens where attention is full; window - 1 + batched tokens and one
+        more block for a window; chunk + batched for chunks; one state a sequence.
+        """
+        total = 0
+        for layer in self.layers:
+            if layer.mixer is Mixer.STATE:
+                total += (layer.state * self.state_bytes + layer.conv * self.dtype_bytes) // self.tensor
+                continue
+            tokens, more = length, 0
+            if layer.mixer is Mixer.SLIDING:
+                tokens, more = min(layer.window - 1 + self.batched, length), 1
+            elif layer.mixer is Mixer.CHUNKED:
+                tokens = min(layer.window + self.batched, length)
+            blocks = -(-tokens // self.block) + more
+            total += blocks * self.block * self.token(layer)
+        return total
+
+    def longest(self, room: int, limit: int) -> int:
+        """The longest request, in whole blocks up to `limit` tokens, that fits into `room` bytes."""
+        if self.request(limit) <= room:
+            return limit
+        low, high = 0, limit // self.block
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.request(middle * self.block) <= room else (low, middle - 1)
+        return low * self.block
+
+
+def kv_bytes_of(name: str, dtype_bytes: int) -> int:
+    """Bytes of one number of the cache, by --kv-cache-dtype."""
+    return KV_DTYPES.get(name) or DTYPES.get(name) or dtype_bytes
+
+
+def cache_of(
+    shape: Shape, layers: tuple[Layer, ...], tensor: int, sizes: tuple[int, int], steps: tuple[int, int]
+) -> Cache:
+    """`sizes`: bytes of a cached number and of the model's dtype; `steps`: tokens of a block and a batch."""
+    state_bytes = 4 if shape.state_dtype == "float32" else sizes[1]
+    return Cache(layers, tensor, sizes[0], sizes[1], state_bytes, *steps)
