@@ -44,7 +44,8 @@ def _parsed(words: tuple[str, ...]) -> Iterator[tuple[str, ArgValue]]:
             continue
         name, equals, value = word[2:].partition("=")
         following = words[number + 1] if number + 1 < len(words) else "--"
-        given = value if equals else following if not following.startswith("-") else True
+        is_value = not following.startswith("-") or following[1:].isdigit()
+        given = value if equals else following if is_value else True
         if name.startswith("no-"):
             name, given = name[3:], False
         yield name.replace("_", "-").lower(), given
