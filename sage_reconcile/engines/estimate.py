@@ -152,7 +152,8 @@ def _room(flags: Flags, shape: Shape, batch: work.Batch, size: int, stage: Stage
 
 
 def _filled(about: Estimate, rooms: list[tuple[Breakdown, Cache]]) -> Estimate:
-    """The estimate of the stage that has least room: vLLM gives every stage the same number of blocks."""
+    """The estimate of the stage that has least room: vLLM gives every stage the same number of blocks. An
+    encoder keeps nothing, so nothing is filled."""
     share = about.share_mib or 0
 
     def lack(room: tuple[Breakdown, Cache]) -> int:
@@ -164,7 +165,7 @@ def _filled(about: Estimate, rooms: list[tuple[Breakdown, Cache]]) -> Estimate:
     holds = left * MIB * about.max_len // request if request else 0
     return replace(
         about,
-        parts=replace(fixed, kv_cache=left),
+        parts=replace(fixed, kv_cache=left if request else 0),
         bytes_per_token=cache.bytes_per_token,
         request_mib=mib(request),
         tokens=holds,

@@ -27,7 +27,7 @@ engines:
 def described(world: World) -> Path:
     write_model(world.home / "models" / "org" / "llama", CONFIG, [dict(llama_tensors(CONFIG))])
     world.write_text(STACK)
-    return Path(world.write_text(INVENTORY, "host.yaml") or world.folder / "host.yaml")
+    return world.write_text(INVENTORY, "host.yaml")
 
 
 def test_text_json_and_markdown_say_the_same(world: World, described: Path) -> None:

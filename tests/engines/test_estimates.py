@@ -251,6 +251,13 @@ def test_the_remedies_are_enough() -> None:
     assert not found.lacks_mib
 
 
+def test_an_encoder_in_vllm_fills_nothing() -> None:
+    found = said("bge-m3")
+    assert found.parts.kv_cache == 0
+    assert found.parts.total < 4096
+    assert not found.lacks_mib
+
+
 def test_engines_that_take_what_they_need() -> None:
     """float32 for the embedding server's bge-m3: 567,754,752 x 4 bytes."""
     one = estimate(spec("bge-m3", runtime="sentence-transformers"), files("bge-m3"), H100)

@@ -60,7 +60,7 @@ CASES = {
     "deepseek-v2-lite": Case("deepseek-v2-lite"),
     "qwen3-30b-a3b, eager": Case("qwen3-30b-a3b", args={"enforce-eager": True}),
     "gemma-3-27b, eager": Case("gemma-3-27b", args={"enforce-eager": True, "max-model-len": 32768}),
-    "bge-m3": Case("bge-m3", kind=Kind.EMBEDDING),
+    "bge-m3": Case("bge-m3", args={"max-model-len": 8192}, kind=Kind.EMBEDDING),
     "llama-3-8b, fp8, fp8 cache, eager": Case(
         "llama-3-8b", args={"quantization": "fp8", "kv-cache-dtype": "fp8", "enforce-eager": True}
     ),

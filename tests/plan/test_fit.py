@@ -141,7 +141,7 @@ def text(of: Explanation) -> str:
 
 def test_the_breakdown_adds_up_and_every_gpu_has_its_reason() -> None:
     state = observed(nodes=[node(gpus=[gpu(0), gpu(1, used=70 * GIB), gpu(2, 24 * GIB)])], models=(LLAMA,))
-    found = explained(chat(need=40 * GIB, gpu_memory="x"), state)
+    found = explained(chat(need=40 * GIB), state)
     assert found.estimate is not None
     assert found.need_mib == 40 * GIB
     assert found.estimate.parts.total - found.estimate.parts.context == 40 * GIB
