@@ -11,9 +11,10 @@ its size does not tell: the larger batch is assumed."""
 BIG_BATCH, SMALL_BATCH = (8192, 1024), (2048, 256)
 """Tokens and sequences of a step, by that."""
 
-SAMPLING_BYTES = 24
-"""Bytes a logit takes while vLLM profiles its sampler (vocabulary x sequences of them): itself, its float32
-copy, sorted values (4) and places (8), probabilities, and a copy that is made of them."""
+SAMPLING_BYTES = 14
+"""Bytes a logit takes while vLLM profiles its sampler (vocabulary x sequences): itself (2), its float32
+copy, its probability, and the random number that it is compared by (4 each). Versions that sort logits for
+top-p, instead of searching with a kernel, take about twice that."""
 
 CAPTURED = 512
 """The largest batch that vLLM captures as a CUDA graph: min(2 x max-num-seqs, this)."""

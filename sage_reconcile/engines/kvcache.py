@@ -1,5 +1,6 @@
 """The KV cache in bytes on one GPU: of a token, and of one request as vLLM reserves it."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sage_reconcile.engines.quantisation import DTYPES, KV_DTYPES
@@ -10,10 +11,11 @@ from sage_reconcile.model.modelfiles import Layer, Mixer, Shape
 class Cache:
     """How one pipeline stage keeps what it has seen. `block` and `batched` in tokens, sizes in bytes.
 
+    `kinds` are its layers, equal ones together with their number: a model has few kinds of many layers.
     `batched` is max-num-batched-tokens: a window keeps what it saw, and what one step adds.
     """
 
-    layers: tuple[Layer, ...]
+    kinds: tuple[tuple[Layer, int], ...]
     tensor: int
     kv_bytes: int
     dtype_bytes: int
@@ -31,7 +33,7 @@ class Cache:
 
     @property
     def bytes_per_token(self) -> int:
-        return sum(self.token(layer) for layer in self.layers)
+        return sum(count * self.token(layer) for layer, count in self.kinds)
 
     def request(self, length: int) -> int:
         """Bytes that one request of so many tokens needs, in whole blocks.
@@ -40,9 +42,10 @@ class Cache:
         more block for a window; chunk + batched for chunks; one state a sequence.
         """
         total = 0
-        for layer in self.layers:
+        for layer, count in self.kinds:
             if layer.mixer is Mixer.STATE:
-                total += (layer.state * self.state_bytes + layer.conv * self.dtype_bytes) // self.tensor
+                state = layer.state * self.state_bytes + layer.conv * self.dtype_bytes
+                total += count * (state // self.tensor)
                 continue
             tokens, more = length, 0
             if layer.mixer is Mixer.SLIDING:
@@ -50,7 +53,7 @@ class Cache:
             elif layer.mixer is Mixer.CHUNKED:
                 tokens = min(layer.window + self.batched, length)
             blocks = -(-tokens // self.block) + more
-            total += blocks * self.block * self.token(layer)
+            total += count * blocks * self.block * self.token(layer)
         return total
 
     def longest(self, room: int, limit: int) -> int:
@@ -74,4 +77,5 @@ def cache_of(
 ) -> Cache:
     """`sizes`: bytes of a cached number and of the model's dtype; `steps`: tokens of a block and a batch."""
     state_bytes = 4 if shape.state_dtype == "float32" else sizes[1]
-    return Cache(layers, tensor, sizes[0], sizes[1], state_bytes, *steps)
+    kinds = tuple(Counter(layers).items())
+    return Cache(kinds, tensor, sizes[0], sizes[1], state_bytes, *steps)
