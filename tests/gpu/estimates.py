@@ -6,7 +6,7 @@ For a GPU host, one command:
 
 PATH is the interpreter that has vLLM (this one by default). Each model takes one to two minutes; none is
 begun that would not end within the seconds. The table is written anew after each model. Exit status 1 when an
-engine's total was predicted more than 10% too low.
+engine's total was predicted more than 10% too low, or none was measured.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,6 +201,25 @@ def row(name: str, said: Estimate, seen: Measured) -> str:
     return f"| {name} | {' | '.join(cells)} |\n"
 
 
+def summary(found: list[tuple[str, Estimate, Measured]]) -> str:
+    """Median errors, and the engines whose total was predicted more than 10% too low."""
+    columns: dict[str, list[float]] = {"weights": [], "KV cache": [], "total": []}
+    for _, said, seen in found:
+        pairs = ((said.parts.weights, seen.weights), (said.parts.kv_cache, seen.cache))
+        for name, (predicted, measured) in zip(
+            columns, (*pairs, (said.parts.total, seen.total)), strict=True
+        ):
+            if measured and predicted:
+                columns[name].append(abs(predicted / measured - 1))
+    medians = [f"{name} {100 * median(each):.1f}%" for name, each in columns.items() if each]
+    low = too_low(found)
+    return f"\nMedian error: {', '.join(medians)}. Too low by more than 10%: {', '.join(low) or 'none'}.\n"
+
+
+def too_low(found: list[tuple[str, Estimate, Measured]]) -> list[str]:
+    return [name for name, said, seen in found if said.parts.total < 0.9 * seen.total]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Estimates against truth, see the head of this file.")
     parser.add_argument("--seconds", type=float, default=900.0)
@@ -210,8 +230,8 @@ def main() -> int:
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     _, total = used_mib()
-    head, low, slowest = f"Predicted / measured on a GPU of {total:,} MiB.\n\n" + HEADER, False, 60.0
-    rows, notes = "", ""
+    head, slowest = f"Predicted / measured on a GPU of {total:,} MiB.\n\n" + HEADER, 60.0
+    notes, found = "", list[tuple[str, Estimate, Measured]]()
     logs = options.logs or Path(tempfile.mkdtemp())
     logs.mkdir(parents=True, exist_ok=True)
     for number, (name, case) in enumerate(CASES.items()):
@@ -227,11 +247,14 @@ def main() -> int:
             notes += f"- {name}: {str(error).strip().splitlines()[-1][:200]}\n"
         else:
             slowest = max(slowest, seen.seconds)
-            low = low or said.parts.total < 0.9 * seen.total
-            rows += row(name, said, seen)
-        options.table.write_text(head + rows + ("\n" + notes if notes else ""), encoding="utf-8")
-        print(options.table.read_text(encoding="utf-8").splitlines()[-1], flush=True)
-    return 1 if low else 0
+            found.append((name, said, seen))
+            print(row(name, said, seen), end="", flush=True)
+        rows = "".join(row(*each) for each in found)
+        options.table.write_text(
+            head + rows + summary(found) + ("\n" + notes if notes else ""), encoding="utf-8"
+        )
+    print(summary(found) + notes)
+    return 1 if too_low(found) or not found else 0
 
 
 if __name__ == "__main__":
