@@ -147,7 +147,7 @@ def _room(flags: Flags, shape: Shape, batch: work.Batch, size: int, stage: Stage
         context=work.VLLM_CONTEXT_MIB,
     )
     sizes = (kv_bytes_of(flags.text("kv-cache-dtype", "auto"), size), size)
-    steps = (flags.number("block-size", 16), batch.tokens)
+    steps = (flags.number("block-size", 16), batch.tokens, 1 if flags.off("enable-prefix-caching") else 2)
     return fixed, cache_of(shape, stage.layers, batch.tensor, sizes, steps)
 
 
@@ -195,7 +195,7 @@ def _transformers(spec: LaunchSpec, files: ModelFiles, shape: Shape, gpu_total_m
     flags = Flags(spec)
     dtype = _dtype(flags, shape)
     length = min(shape.max_len or DEFAULT_LENGTH, ONE_REQUEST)
-    cache = cache_of(shape, shape.layers, 1, (DTYPES[dtype], DTYPES[dtype]), (1, length))
+    cache = cache_of(shape, shape.layers, 1, (DTYPES[dtype], DTYPES[dtype]), (1, length, 1))
     assumed = [*_assumptions(files, shape, flags), f"one request of {length:,} tokens at a time"]
     return _plain(files, shape, (dtype, length), cache.request(length), assumed)
 

@@ -33,6 +33,10 @@ class Flags:
     def flag(self, name: str) -> bool:
         return self._values.get(name) in (True, "true", "True", "1", 1) or self._values.get(name) == ""
 
+    def off(self, name: str) -> bool:
+        """Whether it is turned off, as --no-NAME does."""
+        return self._values.get(name) in (False, "false", "False")
+
     def has(self, name: str) -> bool:
         return self._values.get(name) not in (None, False)
 
