@@ -1,7 +1,9 @@
 """`sage plan`."""
 
 import asyncio
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ from sage_reconcile.converge import plan_for, survey, with_host_notes
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.observe.look import LocalEyes
+from sage_reconcile.plan import explanation
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.print import print_plan
 from sage_reconcile.stack.resolve import resolve
@@ -32,6 +35,10 @@ def plan(  # noqa: PLR0913 - one parameter per option
         Parameter(negative="", help="Exit 0 without changes, 1 on error, 2 with changes, 3 when blocked."),
     ] = False,
     format: Annotated[Literal["text", "json", "markdown"], Parameter(help="How to print it.")] = "text",
+    explain: Annotated[
+        str | None,
+        Parameter(help="Also show this engine's memory part by part, and GPU by GPU why it goes there."),
+    ] = None,
     inventory: Annotated[
         Path | None, Parameter(help="Plan against a described fleet instead of this host: needs no GPU.")
     ] = None,
@@ -43,15 +50,22 @@ def plan(  # noqa: PLR0913 - one parameter per option
 
     stack = load_stack(file, overlays, sets, portable=inventory is not None)
     desired = resolve(stack)
-    policy = Policy(targets=known_targets(target, [engine.name for engine in desired.engines]))
+    names = [engine.name for engine in desired.engines]
+    policy = Policy(targets=known_targets(target, names))
+    known_targets([explain] if explain else None, names)
+    home = Home.from_environ()
     if inventory:
         from sage_reconcile.observe.inventory import described
+        from sage_reconcile.observe.modelfiles import ModelReader
 
-        found = plan_for(desired, described(inventory), policy)
+        models = ModelReader(home, os.environ).read(engine.launch for engine in desired.engines)
+        found = plan_for(desired, replace(described(inventory), models=models), policy)
     else:
-        home = Home.from_environ()
         found = with_host_notes(asyncio.run(survey(desired, LocalEyes(home), policy)), home)
-    print_plan(found.plan, format)
+    engine = desired.engine(explain) if explain else None
+    print_plan(
+        found.plan, format, explanation.explain(engine, found.observed, found.plan) if engine else None
+    )
     if out is not None:
         from sage_reconcile import planfile
 

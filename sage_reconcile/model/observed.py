@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
 
@@ -203,7 +204,10 @@ class ExternalHealth:
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:
-    """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host."""
+    """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
+
+    `models` are the files of the models of all engines, as far as they are on the host that plans.
+    """
 
     at: float
     nodes: tuple[ObservedNode, ...] = ()
@@ -215,6 +219,7 @@ class ObservedState:
     gaps: tuple[Gap, ...] = ()
     routing: RoutingTable | None = None
     is_described: bool = False
+    models: tuple[ModelFiles, ...] = ()
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Protocol
 
 from sage_reconcile.home import Home
-from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, ProbeKind, ReplicaId
+from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
+from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
     Gap,
     Health,
@@ -29,12 +30,14 @@ from sage_reconcile.observe.connect import refuses
 from sage_reconcile.observe.deadline import Deadline
 from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
+from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
 GPU_SECONDS = 10.0
 SCAN_SECONDS = 20.0
+MODEL_SECONDS = 20.0
 
 CAN_BE_ASLEEP = frozenset({Health.READY, Health.STARTING, Health.FAILING})
 
@@ -73,6 +76,9 @@ class LocalEyes:
         self._read_gpus = Deadline("NVML", GPU_SECONDS, partial(read_gpus, self.node, environ))
         self._read_processes = Deadline("the process table", SCAN_SECONDS, self._scan)
         self._read_past = Deadline("the run directory", SCAN_SECONDS, self._past)
+        self._specs: tuple[LaunchSpec, ...] = ()
+        self._model_files = ModelReader(home, environ)
+        self._read_models = Deadline("the model directories", MODEL_SECONDS, self._read_specs)
 
     async def look(self, desired: DesiredState | None = None) -> ObservedState:
         """Never raises for what it cannot see: see `gaps`."""
@@ -84,6 +90,7 @@ class LocalEyes:
         launches = await asyncio.gather(
             *(self._launch(live, written[live.mark.launch], desired, bound) for live in table.live)
         )
+        specs = [engine.launch for engine in desired.engines] if desired else []
         return ObservedState(
             at=at,
             nodes=(ObservedNode(self.node, gpus, table.ports or (), table.boot_id),),
@@ -94,7 +101,21 @@ class LocalEyes:
             external=external,
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
+            models=await self._models((*specs, *(live.mark.spec for live in table.live))),
         )
+
+    async def _models(self, specs: tuple[LaunchSpec, ...]) -> tuple[ModelFiles, ...]:
+        """The files of their models; without an answer in time (a network mount) they are unknown."""
+        self._specs = specs
+        try:
+            return await self._read_models()
+        except Exception as error:  # noqa: BLE001 - estimates only explain; no plan may fail for want of one
+            names = {spec.model for spec in specs}
+            reason = str(error) or type(error).__name__
+            return tuple(ModelFiles(name, unknown=reason) for name in sorted(names))
+
+    def _read_specs(self) -> tuple[ModelFiles, ...]:
+        return self._model_files.read(self._specs)
 
     async def _gpus(self) -> Found:
         try:

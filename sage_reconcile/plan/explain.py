@@ -2,7 +2,7 @@
 
 from sage_reconcile.model.desired import LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch
-from sage_reconcile.plan.memory import Account, Ledger, missing_mib, need_mib
+from sage_reconcile.plan.memory import Account, Ledger, missing_mib
 
 SHOWN = 4
 """GPUs that are named one by one: a fleet has hundreds."""
@@ -24,7 +24,7 @@ def shortage(spec: LaunchSpec, wanted: tuple[int | str, ...] | None, ledger: Led
         if most < count:
             return f"needs {count} GPUs on one node (TP x PP), the largest node has {most}"
         total, shown = len(ledger.accounts), ledger.emptiest(SHOWN)
-    need = need_mib(spec, shown[0].gpu.total_mib) or 0
+    need = ledger.need(spec, shown[0].gpu.total_mib) or 0
     more = [f"{total - SHOWN} more with no more free"] if total > SHOWN else []
     gpus = [_line(account) for account in shown]
     return f"needs {need:,} MiB on {count} GPU{'s' if count > 1 else ''}; " + "; ".join([*gpus, *more])

@@ -5,17 +5,26 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from sage_reconcile.engines.estimate import estimate
 from sage_reconcile.engines.registry import runtime
-from sage_reconcile.model.desired import LaunchSpec
+from sage_reconcile.model.desired import Device, LaunchSpec
+from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState, Orphan
 
 
-def need_mib(spec: LaunchSpec, gpu_total_mib: int) -> int | None:
-    """MiB that `spec` takes of one GPU of this size; None where it is not known."""
-    return None if spec.is_external else runtime(spec.runtime).need_mib(spec, gpu_total_mib)
+def need_mib(spec: LaunchSpec, gpu_total_mib: int, files: ModelFiles | None = None) -> int | None:
+    """MiB that `spec` takes of one GPU of this size: what the file says, else what its model's `files` come
+    to; None where neither is known."""
+    if spec.is_external:
+        return None
+    stated = runtime(spec.runtime).need_mib(spec, gpu_total_mib)
+    if stated is not None or spec.device is Device.CPU:
+        return stated
+    computed = estimate(spec, files, gpu_total_mib)
+    return computed.parts.total if computed else None
 
 
-def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu) -> int:
+def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu, files: ModelFiles | None = None) -> int:
     """MiB of `gpu` that count as the launch's: what it declared or what was measured, the larger.
 
     An engine that is still loading has not yet taken what it will take; one that sleeps, or a leftover,
@@ -26,7 +35,7 @@ def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu) -> int:
         return measured
     if gpu.uuid not in launch.mark.placement.gpus:
         return measured
-    return max(measured, need_mib(launch.mark.spec, gpu.total_mib) or 0)
+    return max(measured, need_mib(launch.mark.spec, gpu.total_mib, files) or 0)
 
 
 # What an engine that sleeps keeps of each GPU, at most: its CUDA context and what belongs neither to the
@@ -63,10 +72,12 @@ class Ledger:
     def __init__(self, observed: ObservedState) -> None:
         self.accounts: dict[tuple[str, str], Account] = {}
         self.by_node: dict[str, list[Account]] = defaultdict(list)
+        self.models = {files.model: files for files in observed.models}
+        self._needs: dict[tuple[LaunchSpec, int], int | None] = {}
         owners = _owners(observed)
         for gpu in sorted(observed.gpus, key=lambda g: (g.node, g.index, g.uuid)):
             key = (gpu.node, gpu.uuid)
-            account = _open_account(gpu, owners.get(key, ()))
+            account = _open_account(gpu, owners.get(key, ()), self.models)
             self.accounts[key] = account
             self.by_node[gpu.node].append(account)
         self.sizes = sorted({account.gpu.total_mib for account in self.accounts.values()})
@@ -77,6 +88,18 @@ class Ledger:
 
     def account(self, node: str, uuid: str) -> Account | None:
         return self.accounts.get((node, uuid))
+
+    def need(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
+        """MiB that `spec` takes of one GPU of this size; None where it is not known."""
+        files = self.models.get(spec.model)
+        if files is None or files.shape is None:
+            return need_mib(spec, gpu_total_mib)
+        key = (spec, gpu_total_mib)
+        if (
+            key not in self._needs
+        ):  # an estimate adds up hundreds of weights, and is asked for again and again
+            self._needs[key] = need_mib(spec, gpu_total_mib, files)
+        return self._needs[key]
 
     def take(self, node: str, needs: Mapping[str, int], step: str) -> None:
         """`step` starts something that needs so much of each of the GPUs."""
@@ -123,7 +146,7 @@ class Ledger:
         found: list[tuple[int, str, int]] = []
         for total in self.sizes:
             ranks = self._ranks[in_the_end].of(count, total)
-            need = need_mib(spec, total)
+            need = self.need(spec, total)
             if need is None:
                 spot = bisect_left(ranks, (ranks[-1][0], "")) if ranks else 0
                 found += [(-ranks[spot][0], ranks[spot][1], total)] if ranks else []
@@ -215,8 +238,10 @@ def _owners(observed: ObservedState) -> dict[tuple[str, str], list[ObservedLaunc
     return owners
 
 
-def _open_account(gpu: ObservedGpu, owners: tuple[()] | list[ObservedLaunch | Orphan]) -> Account:
-    held = {launch.mark.launch: held_mib(launch, gpu) for launch in owners}
+def _open_account(
+    gpu: ObservedGpu, owners: tuple[()] | list[ObservedLaunch | Orphan], models: Mapping[str, ModelFiles]
+) -> Account:
+    held = {one.mark.launch: held_mib(one, gpu, models.get(one.mark.spec.model)) for one in owners}
     measured = sum(dict(launch.gpu_mib).get(gpu.uuid, 0) for launch in owners)
     # Where NVML names no process of ours (another PID namespace), what is used is taken to be ours first.
     ours = measured or sum(held.values())

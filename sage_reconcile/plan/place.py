@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState, Placement
 from sage_reconcile.plan.explain import no_room_to_wake, shortage
-from sage_reconcile.plan.memory import ASLEEP_MIB, Account, Ledger, missing_mib, need_mib
+from sage_reconcile.plan.fit import fit
+from sage_reconcile.plan.memory import ASLEEP_MIB, Account, Ledger, missing_mib
 from sage_reconcile.plan.ports import RANGES, Ports
 
 
@@ -153,9 +154,11 @@ class Placer:
         if best is None:
             return NoSpot(shortage(engine.launch, wanted, self.ledger))
         accounts, after = best
-        needs = {a.gpu.uuid: need_mib(spec, a.gpu.total_mib) for a in accounts}
-        is_unknown = None in needs.values()
-        note = ("GPU memory need unknown: set gpu_memory to have it counted",) if is_unknown else ()
+        needs = {a.gpu.uuid: self.ledger.need(spec, a.gpu.total_mib) for a in accounts}
+        fits = fit(spec, self.ledger.models.get(spec.model), min(a.gpu.total_mib for a in accounts))
+        if fits.is_impossible:
+            return NoSpot(fits.note)
+        note = (fits.note,) if fits.note else ()
         return accounts[0].gpu.node, accounts, {uuid: mib or 0 for uuid, mib in needs.items()}, after, note
 
     def wake(self, launch: ObservedLaunch, step: str) -> Spot | NoSpot:
@@ -193,7 +196,7 @@ class Placer:
         """() when there is room now, the steps to wait for when there will be, None when there is none."""
         after: set[str] = set()
         for account in accounts:
-            need = need_mib(spec, account.gpu.total_mib)
+            need = self.ledger.need(spec, account.gpu.total_mib)
             own = account.held.get(evict.mark.launch, 0) if evict else 0
             own -= min(own, ASLEEP_MIB) if sleeps else 0
             if need is None or account.free + own >= need:
@@ -228,7 +231,7 @@ class Placer:
             if len(own) == count:
                 yield own
         for node, total in self.ledger.best_nodes(count, spec)[:1]:
-            if chosen := self.ledger.pick(node, total, count, need_mib(spec, total)):
+            if chosen := self.ledger.pick(node, total, count, self.ledger.need(spec, total)):
                 yield chosen
         yield from self._later(engine, evict)
 
@@ -246,7 +249,7 @@ class Placer:
                 if len(fitting) == count:
                     yield tuple(sorted(fitting, key=lambda a: a.gpu.index))
         for node, total in self.ledger.best_nodes(count, spec, in_the_end=True)[:1]:
-            if chosen := self.ledger.pick(node, total, count, need_mib(spec, total), in_the_end=True):
+            if chosen := self.ledger.pick(node, total, count, self.ledger.need(spec, total), in_the_end=True):
                 yield chosen
 
     def _port(

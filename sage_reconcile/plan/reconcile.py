@@ -8,7 +8,7 @@ from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, Re
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
 from sage_reconcile.plan.external import external_notes, steps_for_left
-from sage_reconcile.plan.memory import Ledger, need_mib
+from sage_reconcile.plan.memory import Ledger
 from sage_reconcile.plan.moves import Moves
 from sage_reconcile.plan.names import NO_NAMES, given_names
 from sage_reconcile.plan.order import planning_order
@@ -93,7 +93,7 @@ class _Planning:
         """Memory that each engine takes of the largest GPU here, times its GPUs."""
         largest = max((gpu.total_mib for gpu in self.observed.gpus), default=0)
         return {
-            engine.name: (need_mib(engine.launch, largest) or 0) * engine.launch.gpu_count
+            engine.name: (self.ledger.need(engine.launch, largest) or 0) * engine.launch.gpu_count
             for engine in self.desired.engines
             if engine.launch.device is not Device.CPU
         }

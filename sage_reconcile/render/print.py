@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sage_reconcile.model.actions import Plan
+from sage_reconcile.plan.explanation import Explanation
+from sage_reconcile.render.explanation import explanation_data, explanation_lines
 from sage_reconcile.render.plan_data import plan_data, plan_markdown
 from sage_reconcile.render.plan_text import plan_lines
 
@@ -30,16 +32,22 @@ def console() -> Console:
     return console
 
 
-def print_plan(plan: Plan, format: str) -> None:
-    """`format` is text, json or markdown."""
+def print_plan(plan: Plan, format: str, said: Explanation | None = None) -> None:
+    """`format` is text, json or markdown; `said` explains one engine of the plan after it."""
     out = console()
     if format == "json":
-        out.out(json.dumps(plan_data(plan), indent=2), highlight=False)
-    elif format == "markdown":
+        data = plan_data(plan) | ({"explain": explanation_data(said)} if said else {})
+        out.out(json.dumps(data, indent=2), highlight=False)
+        return
+    explained = explanation_lines(said) if said else []
+    if format == "markdown":
         out.out(plan_markdown(plan), highlight=False)
-    else:
-        for style, text in plan_lines(plan):
-            out.print(Text(text, style=style))
+        if said:
+            text = "\n".join(line for _, line in explained[1:])
+            out.out(f"\n```text\n{text}\n```", highlight=False)
+        return
+    for style, text in [*plan_lines(plan), *explained]:
+        out.print(Text(text, style=style))
 
 
 def print_json(data: object) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from sage_reconcile.observe import look as look_module
 from sage_reconcile.observe.deadline import Deadline
 from sage_reconcile.observe.look import LocalEyes, held
 from sage_reconcile.observe.probes import probe_ready
+from tests.engines.checkpoints import write_model
+from tests.engines.configs import KNOWN
 from tests.observe.launches import Launches, eventually, make_mark, with_spec, write_exit
 from tests.observe.scripted import HANGS, scripted
 
@@ -263,6 +266,36 @@ def test_parts_that_fail_are_gaps_and_the_rest_is_seen(home: Home, launches: Lau
     assert len(seen.gpus) == 1
     assert seen.launches == ()
     assert {gap.what for gap in seen.gaps} == {"processes", "ports"}
+
+
+def wanting(model: str) -> DesiredState:
+    spec = LaunchSpec(Kind.LLM, "vllm", model)
+    return DesiredState("demo", (DesiredEngine("chat", spec, RouteSpec(("m",))),))
+
+
+def test_the_files_of_models_are_part_of_the_look(home: Home, launches: Launches) -> None:
+    """Those of the stack, and those of what runs and has left the stack."""
+    write_model(home.models / "o" / "wanted", KNOWN["llama-3-8b"].config)
+    mark = make_mark(home)
+    launches.start(with_spec(mark, runtime="vllm", model="o/running"))
+    seen = look(home, wanting("o/wanted"))
+    assert [(one.model, one.shape is not None) for one in seen.models] == [
+        ("o/running", False),
+        ("o/wanted", True),
+    ]
+
+
+def test_a_model_directory_that_hangs_delays_a_look_and_spoils_nothing(home: Home) -> None:
+    hangs = threading.Event()
+    eyes = LocalEyes(home, "here", NO_GPUS)
+    eyes._read_models = Deadline("the model directories", 0.05, lambda: (hangs.wait(60.0), ())[1])
+    try:
+        seen = asyncio.run(eyes.look(wanting("o/m")))
+    finally:
+        hangs.set()
+    assert seen.gaps == ()
+    (files,) = seen.models
+    assert files.unknown == "the model directories gave no answer within 0.05 s"
 
 
 def test_exits_and_the_published_table_are_part_of_the_look(home: Home) -> None:
