@@ -10,9 +10,11 @@ engine's total was predicted more than 10% too low, or none was measured.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,18 +128,22 @@ def measure(case: Case, python: str, log: Path) -> Measured:
         with (
             log.open("w", encoding="utf-8") as out,
             subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=environ
+                command,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                start_new_session=True,
             ) as child,
         ):
             try:
                 used = _when_ready(child, log)
                 time_taken = time.monotonic() - begin
             finally:
-                child.terminate()
-                try:
-                    child.wait(30)
-                except subprocess.TimeoutExpired:
-                    child.kill()
+                # All of it: the process that holds the memory outlives the one that was started.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait(30)
     _until(lambda: used_mib()[0] < before + 600, "its memory is back")
     return _read(log.read_text(encoding="utf-8", errors="replace"), used - before, time_taken)
 
