@@ -64,4 +64,4 @@ def test_a_request_keeps_all_but_what_is_between_neighbours(others: Pairs, conne
 def test_an_upgrade_that_was_wished() -> None:
     pairs = [(b"host", b"a"), (b"upgrade", b"h2c"), (b"content-length", b"3")]
     wanted = b"POST /v1/x?y HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n"
-    assert without_upgrade(b"/v1/x?y", pairs) == wanted
+    assert without_upgrade(b"POST", b"/v1/x?y", pairs) == wanted
