@@ -191,10 +191,6 @@ class Keys:
         key = self._by_digest.get(digest)
         return key if key is not None and hmac.compare_digest(key.digest, digest) else None
 
-    def allow(self, authorization: bytes, api_key: bytes) -> bool:
-        """Whether a key was sent that is one of these."""
-        return self.find(authorization, api_key) is not None
-
 
 def load_keys(environ: Mapping[str, str], key_file: str, workers: int = 1) -> Keys:
     """The keys of the environment and of `key_file` ("" for none), for one of so many workers.
