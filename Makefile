@@ -65,6 +65,10 @@ test: ## lint and every test but those of vLLM and of a GPU, with coverage
 	@$(MAKE) -j2 lint demo-setup
 	@$(PYTEST) -n 2 -m "not vllm and not gpu" --cov --cov-report=term
 
+.PHONY: test-failed
+test-failed: lint ## again, one after another, the tests that failed last; fails where none did
+	@$(PYTEST) -m "not vllm and not gpu" --last-failed --last-failed-no-failures none
+
 .PHONY: test-vllm
 test-vllm: install ## the tests that start a real vLLM on the CPU (builds its environment once, 3.5 GB)
 	@python=$$($(BIN)/python .ci/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python $(PYTEST) -m vllm

@@ -34,9 +34,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_before_last",
+        "_before_tail",
         "_connecting",
-        "_last",
+        "_tail",
         "_unchunk",
         "_write",
         "bytes_out",
@@ -63,7 +63,7 @@ class Attempt:
         self.bytes_out = 0
         self._write = exchange.client.transport.write
         self._unchunk: _Unchunk | None = None
-        self._before_last = self._last = b""
+        self._before_tail = self._tail = b""
 
     def start(self, now: float) -> None:
         """Sends the request over a kept connection, or else a new one."""
@@ -106,7 +106,10 @@ class Attempt:
 
     def on_piece(self, data: bytes) -> None:
         now = monotonic()
-        self._before_last, self._last = self._last, data
+        if len(self._tail) < _TAIL_BYTES:
+            self._tail += data
+        else:
+            self._before_tail, self._tail = self._tail, data
         self.bytes_out += len(data)
         try:
             if self.is_passed_on:
@@ -151,9 +154,7 @@ class Attempt:
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens as the reply tells them, 0 where it does not."""
-        tail = self._last[-_TAIL_BYTES:]
-        if self._before_last:
-            tail = self._before_last[-_TAIL_BYTES:] + tail
+        tail = (self._before_tail[-_TAIL_BYTES:] + self._tail)[-_TAIL_BYTES:]
         at = tail.rfind(b'"usage"')
         if at < 0:
             return 0, 0
@@ -197,7 +198,7 @@ class Attempt:
         Elsewhere the lack of an end tells it, or a reset, where the end of the connection would be the end.
         """
         head = self.head
-        if head is None or not head.is_event_stream or not self._last.endswith(b"\n\n\r\n"):
+        if head is None or not head.is_event_stream or not self._tail.endswith(b"\n\n\r\n"):
             if head is not None and head.length < 0 and (self._unchunk is not None or not head.is_chunked):
                 _close_by_reset(self.exchange.client.transport)
             self.exchange.keep_alive = False

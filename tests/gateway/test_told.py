@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.gateway.world import FakeEngine, Gateway, RecordingEngine, Script, backend, wait_for
+from tests.gateway.world import DEADLINE_S, FakeEngine, Gateway, RecordingEngine, Script, backend, wait_for
 
 USED = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -98,10 +99,20 @@ def test_a_request_is_the_same_everywhere(gateway: Gateway, recorder: RecordingE
 
 
 def test_streams_and_refusals_are_told_apart(gateway: Gateway, recorder: RecordingEngine) -> None:
-    events = [b"data: {}\n\n", b"data: " + USED + b"\n\n", b"data: [DONE]\n\n"]
-    recorder.script = Script(200, {"content-type": "text/event-stream"}, events)
+    was_read = threading.Semaphore(0)
+
+    def events() -> Iterator[bytes]:
+        """Each is sent when the client has the one before, so that none arrives along with another."""
+        for event in (b"{}", USED, b'{"choices":[]}', b"[DONE]"):
+            yield b"data: " + event + b"\n\n"
+            was_read.acquire(timeout=DEADLINE_S)
+
+    recorder.script = Script(200, {"content-type": "text/event-stream"}, events())
     gateway.serve({"fake": [backend(recorder.url)]})
-    streamed = line_of(gateway, gateway.chat().headers["x-request-id"])
+    with gateway.client.stream("POST", "/v1/completions", json={"model": "fake"}) as reply:
+        for _ in reply.iter_raw():
+            was_read.release()
+    streamed = line_of(gateway, reply.headers["x-request-id"])
     assert (streamed["stream"], streamed["completion_tokens"], streamed["src"]) == (True, 5, "engine")
     refused = line_of(gateway, gateway.chat("nothing").headers["x-request-id"])
     told = (refused["status"], refused["src"], refused["error"], refused["backend"], refused["model"])
