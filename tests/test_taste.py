@@ -23,6 +23,7 @@ DOORS = {
     "torch": {"sage_reconcile/embedding/factory.py"},
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
     "prometheus_client": {"gateway/exposition.py"},
+    "huggingface_hub": {"sage_reconcile/hub.py"},
     "opentelemetry": {"gateway/spans.py"},
     "subprocess": {"sage_reconcile/supervisor/spawn.py"},
     "ruamel": {"sage_reconcile/stack/formatting.py", "sage_reconcile/observe/inventory.py"},

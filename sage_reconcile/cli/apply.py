@@ -110,7 +110,7 @@ def confirm(
             print_plan(found.plan, "text")
         if yes or not found.plan.has_changes:
             return found
-        _require_terminal()
+        _require_terminal("apply")
         if turn is not None:
             turn.give_up()
         if _answer("Apply this plan? [y/N] ") not in ("y", "yes"):
@@ -134,6 +134,12 @@ def perform(found: Survey, host: Host, options: Options, as_json: bool = False) 
         return apply_survey(found, host, progress, options)
 
 
+def ask_yes(question: str) -> bool:
+    """Whether the answer is yes. Raises PermanentError where there is nobody to ask."""
+    _require_terminal("do it")
+    return _answer(question) in ("y", "yes")
+
+
 def _answer(question: str) -> str:
     try:
         return input(question).strip().lower()
@@ -142,9 +148,9 @@ def _answer(question: str) -> str:
         return ""
 
 
-def _require_terminal() -> None:
+def _require_terminal(what: str) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise PermanentError("there is no terminal to ask on: pass --yes to apply without asking")
+        raise PermanentError(f"there is no terminal to ask on: pass --yes to {what} without asking")
 
 
 def report(applied: Applied, as_json: bool = False) -> int:
