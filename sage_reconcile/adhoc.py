@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_reconcile.errors import BlockedError, PermanentError, StackError, TransientError
+from sage_reconcile.errors import (
+    BlockedError,
+    Fault,
+    PermanentError,
+    ReconcileError,
+    StackError,
+    TransientError,
+)
 from sage_reconcile.home import Home
 from sage_reconcile.stack.editing import engines_of
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.load import load
+from sage_reconcile.stack.yamltree import parse
 from sage_reconcile.supervisor.records import write_atomic
 
 STACK = "adhoc"
@@ -56,8 +64,21 @@ def text_of(home: Home) -> str:
 
 
 def entries(home: Home) -> dict[str, dict[str, Any]]:
-    """The engines of the file by name, as it writes them."""
-    return {str(one.get("name")): one for one in engines_of(text_of(home))}
+    """The engines of the file by name, as it writes them. Raises StackError where it is no YAML."""
+    text = text_of(home)
+    _, faults = parse(text)
+    if faults:
+        path = str(home.adhoc_file)
+        raise StackError(tuple(Fault(path, f.line, f.column, "", f.message, f.hint) for f in faults))
+    return {str(one.get("name")): one for one in engines_of(text)}
+
+
+def entries_or_fault(home: Home) -> tuple[dict[str, dict[str, Any]], str]:
+    """The same for whoever only looks or stops; where it cannot be read none, and why."""
+    try:
+        return entries(home), ""
+    except ReconcileError as error:
+        return {}, str(error)
 
 
 def draft(home: Home, edit: Edit, environ: Mapping[str, str] = os.environ) -> Draft:

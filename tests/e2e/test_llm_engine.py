@@ -225,6 +225,20 @@ def test_a_wrong_name_gets_the_near_one(world: World, words: list[str], told: st
     assert told in world("llm", "engine", *words).failed().err
 
 
+def test_a_file_at_fault_keeps_nobody_from_looking_and_stopping(world: World) -> None:
+    path = with_fakes(world)
+    assert "nothing runs" in world("llm", "stop").ok().out
+    world(*start(world, "org/m")).ok()
+    path.write_text("engines: [")
+    listed = world("llm", "engine", "list")
+    assert "ready" in listed.out
+    assert f"note: {path}:1:" in listed.err
+    assert f"{path}:1:" in world(*start(world, "org/n")).failed().err
+    assert "the file stays as it is" in world("llm", "engine", "stop", "m").failed().err
+    world.until_none()
+    assert path.read_text() == "engines: ["
+
+
 def test_engines_of_other_stacks_are_listed_and_left_alone(world: World) -> None:
     world.write(engine("chat"))
     world.apply()

@@ -50,6 +50,7 @@ def _style(state: str) -> str:
 def engine_rows(home: Any) -> list[dict[str, Any]]:
     """Engines that run, external ones, and those of adhoc.yaml that do not run, as `--json` shows them."""
     from sage_reconcile import adhoc
+    from sage_reconcile.cli.llm.whole import say
     from sage_reconcile.observe.look import LocalEyes
     from sage_reconcile.render.status import status_data
 
@@ -71,9 +72,10 @@ def engine_rows(home: Any) -> list[dict[str, Any]]:
         }
         rows.append({**row, **{key: data[key] for key in keys}, "launch": data["id"]})
     running = {row["engine"] for row in rows if row["stack"] == adhoc.STACK}
-    for name, entry in adhoc.entries(home).items():
-        if name not in running:
-            rows.append(_absent(name, entry))
+    known, fault = adhoc.entries_or_fault(home)
+    if fault:
+        say(f"note: {fault}")
+    rows += [_absent(name, entry) for name, entry in known.items() if name not in running]
     return rows
 
 

@@ -11,7 +11,7 @@ from sage_reconcile.cli.apply import perform
 from sage_reconcile.cli.llm.whole import say
 from sage_reconcile.cli.stop import stop_plan
 from sage_reconcile.converge import local_host
-from sage_reconcile.errors import PermanentError, TransientError
+from sage_reconcile.errors import PermanentError, ReconcileError, TransientError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
 from sage_reconcile.model.desired import ReplicaId
@@ -35,25 +35,32 @@ def stop_engines(ids: Sequence[str] | None, force: bool = False, remove: bool = 
     with lock:
         observed = asyncio.run(host.eyes.look())
         names = _chosen(home, observed, ids)
-        _say_so(home, names, remove)
+        fault = _say_so(home, names, remove)
+        if fault:
+            say(f"note: the file stays as it is: {fault}")
         found = stop_plan(adhoc.STACK, names, force, observed)
         if not found.plan.has_changes:
             print("nothing runs" if ids is None else f"{', '.join(sorted(names))}: does not run")
-            return 0
+            return 1 if fault else 0
         print_plan(found.plan, "text")
-        return 0 if perform(found, host, Options()).is_whole else 1
+        return 0 if perform(found, host, Options()).is_whole and not fault else 1
 
 
-def _say_so(home: Home, names: frozenset[str], remove: bool) -> None:
-    """Before they end: whoever is killed in between has said what was wanted."""
+def _say_so(home: Home, names: frozenset[str], remove: bool) -> str:
+    """Before they end: whoever is killed in between has said what was wanted. Why the file cannot say it, or
+    "": a file at fault must not keep anybody from stopping engines."""
+    fault = ""
     for _ in range(TRIES):
         try:
-            edit = partial(_without, names & adhoc.entries(home).keys(), remove)
-            adhoc.write(adhoc.draft(home, edit))
-            return
+            known = names & adhoc.entries(home).keys()
+            if known:
+                adhoc.write(adhoc.draft(home, partial(_without, known, remove)))
+            return ""
         except TransientError as error:
-            last = error
-    raise last
+            fault = str(error)
+        except (ReconcileError, OSError) as error:
+            return str(error)
+    return fault
 
 
 def _without(names: frozenset[str], remove: bool, text: str, path: str) -> str:
@@ -66,7 +73,7 @@ def _without(names: frozenset[str], remove: bool, text: str, path: str) -> str:
 
 
 def _chosen(home: Home, observed: ObservedState, ids: Sequence[str] | None) -> frozenset[str]:
-    known = set(adhoc.entries(home))
+    known = set(adhoc.entries_or_fault(home)[0])
     running = {one.replica for one in observed.launches} | {one.replica for one in observed.orphans}
     own = known | {replica.engine for replica in running if replica.stack == adhoc.STACK}
     if ids is None:
