@@ -71,6 +71,7 @@ class Script:
     dies_at_start: set[str] = field(default_factory=set)
     broken_models: set[str] = field(default_factory=set)
     stop_hangs: set[str] = field(default_factory=set)
+    never_drained: set[str] = field(default_factory=set)
     sleepless: set[str] = field(default_factory=set)
     does_not_wake: set[str] = field(default_factory=set)
     loading: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -228,10 +229,11 @@ class FakeWorld:
             raise LaunchFailed(f"not ready within {timeout:g} s: it has not answered yet", ("loading",))
         process.health = Health.READY
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
         self._ours(launch.mark)
         self.calls.append(f"drain {launch.mark.launch}")
         await self._turns()
+        return launch.mark.replica.engine not in self.script.never_drained
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
         mark = self._ours(launch.mark)

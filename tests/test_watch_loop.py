@@ -63,6 +63,7 @@ class FakeWork:
         self.during: Callable[[asyncio.Event], object] = lambda interrupt: None
         self.outcome: Callable[[Policy], PassResult] = lambda policy: result()
         self.interrupted: list[bool] = []
+        self.asks = self.answered = 0
 
     def load(self) -> tuple[StackFile, DesiredState]:
         text = self.path.read_text()
@@ -79,6 +80,7 @@ class FakeWork:
         self.passes.append(
             (self.clock.time - 100.0, stack.document["text"], tuple(r for r, _ in policy.hold))
         )
+        self.answered = self.asks
         waiting = self.during(interrupt)
         if asyncio.iscoroutine(waiting):
             await waiting
@@ -87,6 +89,9 @@ class FakeWork:
 
     def pulse(self) -> Mapping[object, object]:
         return self.beat
+
+    def is_asked(self) -> bool:
+        return self.asks > self.answered
 
     def die(self) -> None:
         self.beat["chat"] = "dead"

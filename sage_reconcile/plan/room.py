@@ -1,0 +1,127 @@
+"""Who makes room for an engine that is asked for: the least recently used ones, as few as it takes.
+
+Tried by planning: an engine has a place when a plan without those in its way is not blocked. So memory, ports
+and GPUs are counted in one way only.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from sage_reconcile.model.actions import Plan
+from sage_reconcile.model.desired import DesiredState, EngineState
+from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.plan.classify import duration
+from sage_reconcile.plan.demand import Seat, Wish, Wishes, needed_by, seats_of, wishes_of
+from sage_reconcile.plan.order import depths
+from sage_reconcile.plan.policy import Policy
+
+Move = tuple[str, Wish]
+Planned = Callable[[Wishes], Plan]
+
+
+def plan_on_demand(desired: DesiredState, observed: ObservedState, policy: Policy, planned: Planned) -> Plan:
+    """The plan with every engine on demand as it is to be. `planned` makes the plan for given wishes."""
+    seats = seats_of(desired, observed)
+    if not seats:
+        return planned({})
+    wishes = wishes_of(desired, observed, seats, policy)
+    plan = planned(wishes)
+    for seat in _in_turn(desired, seats, wishes):
+        if not _is_blocked(plan, seat.name):
+            continue
+        if wishes[seat.name].cause == "preload":
+            wishes[seat.name] = Wish(cause="on demand; no room to preload it")
+        else:
+            wishes = _with_room(seat, _Room(desired, seats, planned), wishes)
+        plan = planned(wishes)
+    return plan
+
+
+def _in_turn(desired: DesiredState, seats: Mapping[str, Seat], wishes: Wishes) -> list[Seat]:
+    """Those to be loaded: what others depend on first, then by priority, then who has waited longest."""
+    depth = depths(desired)
+    wanted = [seat for seat in seats.values() if wishes[seat.name].state is EngineState.RUNNING]
+    return sorted(wanted, key=lambda s: (depth[s.name], -s.spec.priority, s.demand.since, s.name))
+
+
+def _is_blocked(plan: Plan, name: str) -> bool:
+    return any(blocked.replica.engine == name for blocked in plan.blocked)
+
+
+class _Room:
+    """What is tried for one engine."""
+
+    def __init__(self, desired: DesiredState, seats: Mapping[str, Seat], planned: Planned) -> None:
+        self.desired = desired
+        self.seats = seats
+        self._planned = planned
+
+    def has(self, name: str, wishes: Wishes, moves: Iterable[Move]) -> bool:
+        return not _is_blocked(self._planned({**wishes, **dict(moves)}), name)
+
+    def fewest(self, name: str, wishes: Wishes, moves: list[Move]) -> list[Move] | None:
+        """The first of the moves that make room for `name`, less those that do not help; None if none do."""
+        count = next((n for n in range(1, len(moves) + 1) if self.has(name, wishes, moves[:n])), None)
+        if count is None:
+            return None
+        chosen = moves[:count]
+        for move in reversed(chosen[:-1]):
+            fewer = [one for one in chosen if one is not move]
+            if self.has(name, wishes, fewer):
+                chosen = fewer
+        return chosen
+
+    def in_the_way(self, wanted: Seat, wishes: Wishes) -> list[Seat]:
+        """Those that may ever make room, least priority first, then least recently used."""
+        others = [
+            seat
+            for seat in self.seats.values()
+            if seat.name != wanted.name
+            and not seat.spec.pin
+            and seat.spec.priority <= wanted.spec.priority
+            and not needed_by(seat.name, self.desired, self.seats, wishes)
+        ]
+        return sorted(others, key=lambda s: (s.spec.priority, s.last_used, s.name))
+
+
+def _with_room(wanted: Seat, room: _Room, wishes: dict[str, Wish]) -> dict[str, Wish]:
+    """The wishes with room made for one engine, or with what it waits for; as they are if nothing helps."""
+    others = room.in_the_way(wanted, wishes)
+    moves = _moves(f"makes room for {wanted.name}", [s for s in others if wishes[s.name].state is None])
+    chosen = room.fewest(wanted.name, wishes, moves)
+    if chosen is not None:
+        return {**wishes, **dict(chosen)}
+    gone = Wish(EngineState.STOPPED)
+    waits_for = room.fewest(wanted.name, wishes, [(seat.name, gone) for seat in others])
+    if waits_for is None:
+        return wishes
+    held_up = [why for name, _ in waits_for if (why := _why_it_stays(room.seats[name], wishes[name]))]
+    hold = f"{wishes[wanted.name].cause}; waits for room: " + ", ".join(held_up)
+    return {**wishes, wanted.name: replace(wishes[wanted.name], hold=hold)}
+
+
+def _moves(cause: str, others: list[Seat]) -> list[Move]:
+    """What may be done now, the least harm first: those without requests are put aside, then what sleeps is
+    ended, then they are ended, too; then those with requests, which are drained before."""
+    aside, ended = Wish(EngineState.ASLEEP, cause), Wish(EngineState.STOPPED, cause)
+    awake = [s for s in others if s.is_awake and not s.is_loading and s.at >= s.settles_at]
+    asleep = [s for s in others if s.launches and not s.is_awake and not s.is_asked]
+    moves = []
+    for seats in ([s for s in awake if not s.is_busy], [s for s in awake if s.is_busy]):
+        moves += [(seat.name, aside) for seat in seats]
+        moves += [(seat.name, ended) for seat in asleep]
+        moves += [(seat.name, ended) for seat in seats if seat.engine.launch.can_sleep]
+        asleep = []
+    return moves
+
+
+def _why_it_stays(seat: Seat, wish: Wish) -> str:
+    """Why an engine that is in the way does not make room now; "" where it could."""
+    if seat.is_loading:
+        return f"{seat.name} is loading"
+    if seat.is_awake and seat.at < seat.settles_at:
+        since = duration(seat.at - seat.loaded_at)
+        return f"{seat.name} was loaded {since} ago and stays for {seat.spec.min_residency:g} s"
+    if wish.state is EngineState.RUNNING:
+        return f"{seat.name} was {wish.cause}" if seat.is_asked else f"{seat.name} is {wish.cause}"
+    return ""
