@@ -106,8 +106,10 @@ class DemandTold:
         """Whether for a while now nobody has been there to load an engine of the stack."""
         if now >= self._looked_at.get(stack, 0.0) + LOOK_S:
             self._ring(stack, now)
-        since = self._forsaken_since.get(stack)
-        return since is not None and now >= since + FORSAKEN_S
+        if now < self._forsaken_since.get(stack, now) + FORSAKEN_S:
+            return False
+        self._ring(stack, now)  # before anybody is turned away
+        return stack in self._forsaken_since
 
     def _now(self, now: float) -> list[Told]:
         clock = time.time()

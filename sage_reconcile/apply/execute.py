@@ -134,8 +134,8 @@ class Executor:
                 run.started = await self._hands.launch(action)
             case AwaitReady():
                 await self._await_ready(run, action)
-            case Reroute():
-                await self._routes.publish()
+            case Reroute(launch):
+                await (self._routes.admit(launch) if launch else self._routes.publish())
             case Withdraw(launch):
                 await self._withdraw(run, launch)
             case UpdateLive(launch, live):

@@ -19,3 +19,7 @@ class Routes(Protocol):
     async def restore(self, launch: ObservedLaunch) -> None:
         """Takes a withdrawal back."""
         ...
+
+    async def admit(self, launch: ObservedLaunch) -> None:
+        """Publishes a table in which requests go to `launch`, which was woken and has answered."""
+        ...

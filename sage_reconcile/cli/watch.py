@@ -19,7 +19,7 @@ from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
 from sage_reconcile.converge import carry_out, local_host, survey
 from sage_reconcile.home import Home
 from sage_reconcile.lock import LockNotWanted, applying
-from sage_reconcile.model.actions import Plan, Result
+from sage_reconcile.model.actions import Outcome, Plan, Result, Verdict
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.observe.demand import Asked, who_waits
@@ -34,6 +34,8 @@ from sage_reconcile.stack.resolve import resolve
 from sage_reconcile.supervisor import tree
 from sage_reconcile.watch import PassResult, Watcher
 from sage_reconcile.watching import Note, announced
+
+LOADS = frozenset({Verdict.START, Verdict.WAKE, Verdict.REPLACE, Verdict.AWAIT})
 
 
 def watch(
@@ -140,8 +142,10 @@ class HostWork:
     async def _converge(
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
+        begun = time.time()
         self._known = who_waits(self.home)  # before the look, which then knows of them
         found = await survey(desired, self._host.eyes, policy)
+        planned = time.time()
         self._tell(found.plan.has_changes, [text for _, text in plan_lines(found.plan)])
         changing = {step.replica for step in found.plan.steps}
         self._changing = frozenset(replica.engine for replica in changing)
@@ -156,6 +160,7 @@ class HostWork:
         finally:
             canceller.cancel()
             self._changing = frozenset()
+        self._tell_times(outcomes, (begun, planned, time.time()))
         applied = Applied(found.plan, outcomes)
         if found.plan.has_changes or found.plan.blocked:
             remember(self._home, stack, applied, note="watch")
@@ -163,6 +168,20 @@ class HostWork:
             self._watch_pulse(await self._host.eyes.look(desired), set())
         failed = tuple((o.step.replica, o.reason) for o in outcomes if o.result is Result.FAILED)
         return PassResult(found.plan, failed, due_in(desired, found.observed))
+
+    def _tell_times(self, outcomes: tuple[Outcome, ...], times: tuple[float, float, float]) -> None:
+        """Where the time went of those who waited for an engine that this pass has loaded."""
+        begun, planned, ended = times
+        loaded = {
+            o.step.replica.engine for o in outcomes if o.result is Result.DONE and o.step.verdict in LOADS
+        }
+        asked = [since for stack, engine, since in self._known if stack == self._stack and engine in loaded]
+        if asked:
+            first = min(asked)
+            self.say(
+                f"whoever asked first waited {ended - first:.2f} s: {begun - first:.2f} until noticed, "
+                f"{planned - begun:.2f} to look and plan, {ended - planned:.2f} to do it"
+            )
 
     def _tell(self, has_changes: bool, lines: list[str]) -> None:
         """A plan with changes is always shown; what merely stays blocked or held is shown once.

@@ -45,7 +45,9 @@ class AwaitReady:
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """Publish routes from what is ready now."""
+    """Publish routes from what is ready now; of `woken` it is known already."""
+
+    woken: ObservedLaunch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from sage_reconcile.model.observed import Demand, Health, ObservedLaunch, Observ
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.plan.policy import Policy
 
+PRELOAD = "preload"
+
 _LOADING = (Health.STARTING, Health.BACKOFF)
 _GONE = (Health.ASLEEP, Health.EXITED)
 
@@ -111,7 +113,7 @@ def wishes_of(
         if seat.is_asked:
             wishes[name] = Wish(EngineState.RUNNING, f"asked for {_ago(seat.at - seat.demand.since)} ago")
         elif seat.spec.preload and policy.preload and not seat.launches:
-            wishes[name] = Wish(EngineState.RUNNING, "preload")
+            wishes[name] = Wish(EngineState.RUNNING, PRELOAD)
     _add_needed(desired, seats, wishes)
     for name, seat in seats.items():
         is_quiet = seat.is_awake and not (seat.is_loading or seat.is_busy or seat.spec.pin)

@@ -11,7 +11,7 @@ from sage_reconcile.model.actions import Plan
 from sage_reconcile.model.desired import DesiredState, EngineState
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.classify import duration
-from sage_reconcile.plan.demand import Seat, Wish, Wishes, needed_by, seats_of, wishes_of
+from sage_reconcile.plan.demand import PRELOAD, Seat, Wish, Wishes, needed_by, seats_of, wishes_of
 from sage_reconcile.plan.order import depths
 from sage_reconcile.plan.policy import Policy
 
@@ -25,49 +25,56 @@ def plan_on_demand(desired: DesiredState, observed: ObservedState, policy: Polic
     if not seats:
         return planned({})
     wishes = wishes_of(desired, observed, seats, policy)
-    plan = planned(wishes)
-    for seat in _in_turn(desired, seats, wishes):
-        if not _is_blocked(plan, seat.name):
-            continue
-        if wishes[seat.name].cause == "preload":
-            wishes[seat.name] = Wish(cause="on demand; no room to preload it")
+    in_turn = _in_turn(desired, seats, wishes)
+    # Nobody has a place yet; whoever gets one keeps it, though others ask after it.
+    given = {**wishes, **{seat.name: Wish() for seat in in_turn}}
+    placed: frozenset[str] = frozenset()
+    for seat in in_turn:
+        wish, name = wishes[seat.name], seat.name
+        room = _Room(desired, seats, planned, placed | {name})
+        if room.has({**given, name: wish}):
+            given, placed = {**given, name: wish}, placed | {name}
+        elif wish.cause == PRELOAD:
+            given[name] = Wish(cause="on demand; no room to preload it")
         else:
-            wishes = _with_room(seat, _Room(desired, seats, planned), wishes)
-        plan = planned(wishes)
-    return plan
+            given = _with_room(seat, room, {**given, name: wish})
+            placed |= {name} if room.has(given) else frozenset()
+    return planned(given)
 
 
 def _in_turn(desired: DesiredState, seats: Mapping[str, Seat], wishes: Wishes) -> list[Seat]:
     """Those to be loaded: what others depend on first, then by priority, then who has waited longest."""
     depth = depths(desired)
-    wanted = [seat for seat in seats.values() if wishes[seat.name].state is EngineState.RUNNING]
+    wanted = [s for s in seats.values() if wishes[s.name].state is EngineState.RUNNING and not s.is_awake]
     return sorted(wanted, key=lambda s: (depth[s.name], -s.spec.priority, s.demand.since, s.name))
 
 
-def _is_blocked(plan: Plan, name: str) -> bool:
-    return any(blocked.replica.engine == name for blocked in plan.blocked)
-
-
 class _Room:
-    """What is tried for one engine."""
+    """What is tried for one engine, beside those that have a place."""
 
-    def __init__(self, desired: DesiredState, seats: Mapping[str, Seat], planned: Planned) -> None:
+    def __init__(
+        self, desired: DesiredState, seats: Mapping[str, Seat], planned: Planned, placed: frozenset[str]
+    ) -> None:
         self.desired = desired
         self.seats = seats
         self._planned = planned
+        self._placed = placed
 
-    def has(self, name: str, wishes: Wishes, moves: Iterable[Move]) -> bool:
-        return not _is_blocked(self._planned({**wishes, **dict(moves)}), name)
+    def has(self, wishes: Wishes, moves: Iterable[Move] = ()) -> bool:
+        plan = self._planned({**wishes, **dict(moves)})
+        without = {blocked.replica.engine for blocked in plan.blocked}
+        without |= {name for name in self._placed if wishes[name].hold}
+        return not without & self._placed
 
-    def fewest(self, name: str, wishes: Wishes, moves: list[Move]) -> list[Move] | None:
-        """The first of the moves that make room for `name`, less those that do not help; None if none do."""
-        count = next((n for n in range(1, len(moves) + 1) if self.has(name, wishes, moves[:n])), None)
+    def fewest(self, wishes: Wishes, moves: list[Move]) -> list[Move] | None:
+        """The first of the moves that make room, less those that do not help; None if none do."""
+        count = next((n for n in range(1, len(moves) + 1) if self.has(wishes, moves[:n])), None)
         if count is None:
             return None
         chosen = moves[:count]
         for move in reversed(chosen[:-1]):
             fewer = [one for one in chosen if one is not move]
-            if self.has(name, wishes, fewer):
+            if self.has(wishes, fewer):
                 chosen = fewer
         return chosen
 
@@ -88,14 +95,14 @@ def _with_room(wanted: Seat, room: _Room, wishes: dict[str, Wish]) -> dict[str, 
     """The wishes with room made for one engine, or with what it waits for; as they are if nothing helps."""
     others = room.in_the_way(wanted, wishes)
     moves = _moves(f"makes room for {wanted.name}", [s for s in others if wishes[s.name].state is None])
-    chosen = room.fewest(wanted.name, wishes, moves)
+    chosen = room.fewest(wishes, moves)
     if chosen is not None:
         return {**wishes, **dict(chosen)}
     gone = Wish(EngineState.STOPPED)
-    waits_for = room.fewest(wanted.name, wishes, [(seat.name, gone) for seat in others])
+    waits_for = room.fewest(wishes, [(seat.name, gone) for seat in others])
     if waits_for is None:
         return wishes
-    held_up = [why for name, _ in waits_for if (why := _why_it_stays(room.seats[name], wishes[name]))]
+    held_up = [_why_it_stays(room.seats[name], wishes[name]) for name, _ in waits_for]
     hold = f"{wishes[wanted.name].cause}; waits for room: " + ", ".join(held_up)
     return {**wishes, wanted.name: replace(wishes[wanted.name], hold=hold)}
 
@@ -116,7 +123,7 @@ def _moves(cause: str, others: list[Seat]) -> list[Move]:
 
 
 def _why_it_stays(seat: Seat, wish: Wish) -> str:
-    """Why an engine that is in the way does not make room now; "" where it could."""
+    """Why an engine that is in the way does not make room now."""
     if seat.is_loading:
         return f"{seat.name} is loading"
     if seat.is_awake and seat.at < seat.settles_at:
@@ -124,4 +131,4 @@ def _why_it_stays(seat: Seat, wish: Wish) -> str:
         return f"{seat.name} was loaded {since} ago and stays for {seat.spec.min_residency:g} s"
     if wish.state is EngineState.RUNNING:
         return f"{seat.name} was {wish.cause}" if seat.is_asked else f"{seat.name} is {wish.cause}"
-    return ""
+    return f"{seat.name} makes room for another one"

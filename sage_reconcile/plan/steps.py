@@ -60,7 +60,9 @@ def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) ->
     if verdict is Verdict.SLEEP or (is_on_its_way and engine.state is EngineState.ASLEEP):
         drain = Drain(launch, engine.live.drain, is_required=engine.on_demand is not None)
         actions += [Withdraw(launch), drain, Sleep(launch)]
-    return *actions, Reroute()
+    if verdict is Verdict.SLEEP:
+        return tuple(actions)  # it was withdrawn, and whoever waits for its memory waits for nothing more
+    return *actions, Reroute(launch if verdict is Verdict.WAKE else None)
 
 
 def in_reading_order(steps: list[Step]) -> list[Step]:

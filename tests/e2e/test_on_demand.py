@@ -4,15 +4,14 @@ import contextlib
 import http.client
 import json
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.e2e.world import FAKE_ENGINE, Running, World, engine, kill
+from tests.gateway.hammer import Hammer
 from tests.processes import free_port
 from tests.waiting import wait_until
 
@@ -82,23 +81,89 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(world: World) -> Iterator[Fleet]:
-    made = Fleet(world)
-    yield made
+def fleet(world: World) -> Fleet:
+    return Fleet(world)
 
 
 def test_two_models_share_a_gpu_by_requests(fleet: Fleet) -> None:
+    """Each is started once, then they take turns; no request fails, and nothing is killed for it."""
     watcher = fleet.serve(fleet.sleeper("a", min_residency=0), fleet.sleeper("b", min_residency=0))
     for name in "ab":
-        begun = time.monotonic()
         assert fleet.ask(name) == (200, f"model-{name}")
-        print(f"first start of {name}: {time.monotonic() - begun:.2f} s")
+    pids = fleet.world.pids()
     took = []
-    for turn in range(10):
+    for turn in range(8):
         name = "ab"[turn % 2]
         begun = time.monotonic()
         assert fleet.ask(name) == (200, f"model-{name}")
         took.append(time.monotonic() - begun)
     print("switches, s:", " ".join(f"{one:.2f}" for one in took))
-    print(watcher.text[-3000:])
+    print(*(line for line in watcher.lines if "waited" in line), sep="")
+    assert fleet.world.pids() == pids
+    assert fleet.states() == {"a": "asleep", "b": "ready"}
+    plan = fleet.world.plan()
+    assert [step["action"] for step in plan["steps"]] == []
+
+
+def test_busy_clients_of_two_models_lose_nothing(fleet: Fleet) -> None:
+    """Everybody is served in turns; who was just loaded stays for a while, and no request is cut off."""
+    fleet.serve(
+        fleet.sleeper("a", "--request-delay", "0.05", min_residency="1s"),
+        fleet.sleeper("b", "--request-delay", "0.05", min_residency="1s"),
+    )
+    for name in "ab":
+        assert fleet.ask(name)[0] == 200
+    with (
+        Hammer(fleet.port, 2, model="a") as first,
+        Hammer(fleet.port, 2, model="b") as second,
+    ):
+        for _ in range(2):
+            first.goes_on()
+            second.goes_on()
+    assert first.failures == second.failures == [[], []]
+
+
+def test_idle_engines_are_put_aside(fleet: Fleet) -> None:
+    """One sleeps, one that cannot sleep is stopped, a pinned one stays."""
+    plain = engine("c", on_demand={"idle_ttl": "1s"})
+    watcher = fleet.serve(
+        fleet.sleeper("a", share=0.3, idle_ttl="1s"),
+        fleet.sleeper("b", share=0.3, idle_ttl="1s", pin=True),
+        plain,
+    )
+    assert [fleet.ask(name)[0] for name in "abc"] == [200, 200, 200]
+    wait_until(lambda: fleet.states() == {"a": "asleep", "b": "ready"}, "a sleeps, c is stopped")
+    watcher.says("sleep", "a#0", "idle for 1 s")
+    watcher.says("stop", "c#0", "idle for 1 s")
+    assert [fleet.ask(name)[0] for name in "ac"] == [200, 200]
+
+
+def test_nobody_reconciles(fleet: Fleet) -> None:
+    """A watcher that comes back finds who waits. Where none comes, the answer says what is missing."""
+    watcher = fleet.serve(fleet.sleeper("a"), fleet.sleeper("b"))
+    assert fleet.ask("a")[0] == 200
+    kill(watcher.pid)
+    watcher = fleet.watch()
+    assert fleet.ask("b") == (200, "model-b")
+    kill(watcher.pid)
+    assert fleet.ask("b")[0] == 200
+    status, said = fleet.ask("a")
+    assert status == 503
+    assert "nobody reconciles its stack 'demo'" in said
+    assert "`sage watch FILE`" in said
+    fleet.watch()
+    wait_until(lambda: fleet.ask("a")[0] == 200, "a is loaded")
+
+
+def test_a_watcher_that_is_killed_midway_leaves_nothing_undone(fleet: Fleet) -> None:
+    """Killed while it loads an engine for somebody: the next one brings it to its end, once."""
+    watcher = fleet.serve(fleet.sleeper("a"), fleet.sleeper("b", "--ready-delay", "2"))
+    assert fleet.ask("a")[0] == 200
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(fleet.ask, "b")
+        watcher.says("start b#0: waiting until it answers")
+        kill(watcher.pid)
+        fleet.watch()
+        assert answer.result() == (200, "model-b")
+    assert set(fleet.world.pids()) == {"a#0", "b#0"}
     assert fleet.states() == {"a": "asleep", "b": "ready"}
