@@ -79,13 +79,12 @@ class _Room:
         return chosen
 
     def in_the_way(self, wanted: Seat, wishes: Wishes) -> list[Seat]:
-        """Those that may ever make room, least priority first, then least recently used."""
+        """Those that may be gone some time, least priority first, then least recently used."""
         others = [
             seat
             for seat in self.seats.values()
             if seat.name != wanted.name
             and not seat.spec.pin
-            and seat.spec.priority <= wanted.spec.priority
             and not needed_by(seat.name, self.desired, self.seats, wishes)
         ]
         return sorted(others, key=lambda s: (s.spec.priority, s.last_used, s.name))
@@ -94,7 +93,8 @@ class _Room:
 def _with_room(wanted: Seat, room: _Room, wishes: dict[str, Wish]) -> dict[str, Wish]:
     """The wishes with room made for one engine, or with what it waits for; as they are if nothing helps."""
     others = room.in_the_way(wanted, wishes)
-    moves = _moves(f"makes room for {wanted.name}", [s for s in others if wishes[s.name].state is None])
+    may_go = [s for s in others if wishes[s.name].state is None and s.spec.priority <= wanted.spec.priority]
+    moves = _moves(f"makes room for {wanted.name}", may_go)
     chosen = room.fewest(wishes, moves)
     if chosen is not None:
         return {**wishes, **dict(chosen)}
@@ -102,7 +102,7 @@ def _with_room(wanted: Seat, room: _Room, wishes: dict[str, Wish]) -> dict[str, 
     waits_for = room.fewest(wishes, [(seat.name, gone) for seat in others])
     if waits_for is None:
         return wishes
-    held_up = [_why_it_stays(room.seats[name], wishes[name]) for name, _ in waits_for]
+    held_up = [_why_it_stays(room.seats[name], wishes[name], wanted) for name, _ in waits_for]
     hold = f"{wishes[wanted.name].cause}; waits for room: " + ", ".join(held_up)
     return {**wishes, wanted.name: replace(wishes[wanted.name], hold=hold)}
 
@@ -122,8 +122,10 @@ def _moves(cause: str, others: list[Seat]) -> list[Move]:
     return moves
 
 
-def _why_it_stays(seat: Seat, wish: Wish) -> str:
+def _why_it_stays(seat: Seat, wish: Wish, wanted: Seat) -> str:
     """Why an engine that is in the way does not make room now."""
+    if seat.spec.priority > wanted.spec.priority:
+        return f"{seat.name} has a higher priority"
     if seat.is_loading:
         return f"{seat.name} is loading"
     if seat.is_awake and seat.at < seat.settles_at:

@@ -98,7 +98,7 @@ def test_the_least_recently_used_makes_room_and_no_more_than_needed() -> None:
     ("given", "ago", "why"),
     [
         (OnDemandSpec(pin=True), 3600.0, ""),
-        (OnDemandSpec(priority=1), 120.0, ""),
+        (OnDemandSpec(priority=1), 120.0, "a has a higher priority"),
         (OnDemandSpec(min_residency=30.0), 10.0, "a was loaded 10 s ago and stays for 30 s"),
     ],
 )
