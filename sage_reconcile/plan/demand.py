@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, OnDemandSpec
 from sage_reconcile.model.observed import Demand, Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import duration
+from sage_reconcile.plan.memory import Ledger
 from sage_reconcile.plan.policy import Policy
 
 PRELOAD = "preload"
@@ -58,6 +59,11 @@ class Seat:
     @property
     def is_loading(self) -> bool:
         return any(launch.health in _LOADING for launch in self.launches)
+
+    @property
+    def came_back(self) -> bool:
+        """Whether its supervisor starts it again after it ended by itself."""
+        return any(launch.health in _LOADING and launch.restarts > 0 for launch in self.launches)
 
     @property
     def is_busy(self) -> bool:
@@ -116,11 +122,24 @@ def wishes_of(
             wishes[name] = Wish(EngineState.RUNNING, PRELOAD)
     _add_needed(desired, seats, wishes)
     for name, seat in seats.items():
+        if observed.demand is not None and seat.came_back:
+            # One that slept comes back awake.
+            if wishes[name].state is None:
+                wishes[name] = Wish(EngineState.STOPPED, "it ended, and nobody asks for it")
+            elif _is_overdrawn(seat, observed):
+                wishes[name] = Wish(EngineState.STOPPED, "it came back into memory that others have by now")
         is_quiet = seat.is_awake and not (seat.is_loading or seat.is_busy or seat.spec.pin)
         is_known = observed.demand is not None and wishes[name].state is None
         if is_known and is_quiet and seat.at >= seat.idles_at and not needed_by(name, desired, seats, wishes):
             wishes[name] = Wish(EngineState.ASLEEP, f"idle for {duration(seat.at - seat.last_used)}")
     return wishes
+
+
+def _is_overdrawn(seat: Seat, observed: ObservedState) -> bool:
+    """Whether more is taken, or will be, of its GPUs than there is."""
+    places = [(one.mark.placement.node, uuid) for one in seat.launches for uuid in one.mark.placement.gpus]
+    accounts = Ledger(observed).accounts
+    return any(place in accounts and accounts[place].free < 0 for place in places)
 
 
 def _add_needed(desired: DesiredState, seats: Mapping[str, Seat], wishes: dict[str, Wish]) -> None:
@@ -172,6 +191,12 @@ def due_in(desired: DesiredState, observed: ObservedState) -> float | None:
     if any(seat.is_asked and not seat.is_awake for seat in seats.values()):
         times += [seat.settles_at for seat in awake]
     return min((time - observed.at for time in times if time > observed.at), default=None)
+
+
+def demand_notes(desired: DesiredState, observed: ObservedState) -> tuple[str, ...]:
+    """Who is not there and need not be, in one sentence."""
+    names = [name for name, seat in seats_of(desired, observed).items() if not seat.launches]
+    return (f"on demand, loaded when a request asks for it: {', '.join(names)}",) if names else ()
 
 
 def _ago(seconds: float) -> str:

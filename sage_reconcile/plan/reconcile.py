@@ -7,7 +7,7 @@ from sage_reconcile.model.actions import Blocked, Kept, Plan, Step, Verdict
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
-from sage_reconcile.plan.demand import Wish, Wishes, as_wished
+from sage_reconcile.plan.demand import Wish, Wishes, as_wished, demand_notes
 from sage_reconcile.plan.external import external_notes, steps_for_left
 from sage_reconcile.plan.memory import Ledger
 from sage_reconcile.plan.moves import Moves
@@ -88,7 +88,7 @@ class _Planning:
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
             memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
-            notes=external_notes(self.observed),
+            notes=(*external_notes(self.observed), *demand_notes(self.desired, self.observed)),
             described=self.observed.is_described,
         )
 

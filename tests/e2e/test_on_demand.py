@@ -167,3 +167,27 @@ def test_a_watcher_that_is_killed_midway_leaves_nothing_undone(fleet: Fleet) -> 
         assert answer.result() == (200, "model-b")
     assert set(fleet.world.pids()) == {"a#0", "b#0"}
     assert fleet.states() == {"a": "asleep", "b": "ready"}
+
+
+def test_nobody_waits_for_what_somebody_else_asked_for(fleet: Fleet) -> None:
+    """An engine that loads for long keeps the watcher from nothing."""
+    slow = engine("c", "--ready-delay", "4", on_demand={})
+    watcher = fleet.serve(slow, engine("d", on_demand={}))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fleet.ask, "c")
+        watcher.says("start c#0: waiting until it answers")
+        assert fleet.ask("d") == (200, "model-d")
+        assert not first.done()
+        assert first.result() == (200, "model-c")
+    assert set(fleet.world.pids()) == {"c#0", "d#0"}
+
+
+def test_a_sleeper_that_dies_does_not_come_back_awake(fleet: Fleet) -> None:
+    """Its memory is another one's by now. Who asks gets it all the same."""
+    fleet.serve(fleet.sleeper("a", min_residency=0), fleet.sleeper("b", min_residency=0))
+    assert [fleet.ask(name)[0] for name in "ab"] == [200, 200]
+    before = fleet.world.pids()
+    kill(before["a#0"].engine)
+    wait_until(lambda: fleet.world.pids() == {"b#0": before["b#0"]}, "a is not started again")
+    assert fleet.ask("a") == (200, "model-a")
+    assert fleet.states() == {"a": "ready", "b": "asleep"}

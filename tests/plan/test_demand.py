@@ -178,6 +178,20 @@ def test_a_changed_sleeper_starts_anew_when_it_is_asked_for() -> None:
     assert words(plan(desired(A), old, demand=(asked("a"),)))[0].startswith("replace a: ")
 
 
+def test_who_crashed_while_nobody_asks_does_not_come_back_by_itself() -> None:
+    """One that slept would come back awake, into memory that others have now."""
+    crashed = replace(up(A, Health.STARTING), restarts=1)
+    assert words(plan(desired(A), crashed)) == ["stop a: it ended, and nobody asks for it"]
+    assert words(plan(desired(A), crashed, demand=(asked("a"),)))[0].startswith("await a: is starting")
+    assert words(plan(desired(A), crashed, demand=None))[0].startswith("await a: is starting")
+    beside = plan(desired(A, B), crashed, up(B), demand=(asked("a"),))
+    assert words(beside) == ["stop a: it came back into memory that others have by now"]
+
+
+def test_a_plan_names_who_is_not_there() -> None:
+    assert plan(desired(A, B), up(A)).notes == ("on demand, loaded when a request asks for it: b",)
+
+
 def test_a_stopped_one_is_not_to_be_had_on_demand() -> None:
     one = sleeper("a", state=EngineState.STOPPED)
     assert plan(desired(one), demand=(asked("a"),)).steps == ()
