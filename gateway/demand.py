@@ -30,7 +30,7 @@ WRITE_WAITING_S = 0.02
 WRITE_USED_S = 1.0
 PRECISION_S = 0.25
 # How long requests wait for a watcher to come (again) where there is none.
-FORSAKEN_S = 5.0
+FORSAKEN_S = 10.0
 # How often it is looked whether there is one.
 LOOK_S = 0.5
 

@@ -187,7 +187,8 @@ def due_in(desired: DesiredState, observed: ObservedState) -> float | None:
         return None
     seats = seats_of(desired, observed)
     awake = [seat for seat in seats.values() if seat.is_awake and not seat.spec.pin]
-    times = [seat.idles_at for seat in awake if not seat.is_busy]
+    # Who is busy now may be idle right after this look.
+    times = [seat.at + seat.spec.idle_ttl if seat.is_busy else seat.idles_at for seat in awake]
     if any(seat.is_asked and not seat.is_awake for seat in seats.values()):
         times += [seat.settles_at for seat in awake]
     return min((time - observed.at for time in times if time > observed.at), default=None)

@@ -199,6 +199,7 @@ def test_a_stopped_one_is_not_to_be_had_on_demand() -> None:
 
 def test_when_time_alone_makes_another_plan() -> None:
     assert due_in(desired(A), observed(up(A, ago=3600), demand=(used("a", 590),))) == pytest.approx(10)
+    assert due_in(desired(A), observed(up(A), demand=(used("a", 9, in_flight=1),))) == pytest.approx(600)
     assert due_in(desired(A), observed(up(A), demand=None)) is None
     waits = observed(up(A, ago=10), demand=(used("a", 0, in_flight=1), asked("b")))
     assert due_in(desired(A, B), waits) == pytest.approx(20)
