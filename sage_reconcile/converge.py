@@ -1,6 +1,7 @@
 """One pass over a stack: look, publish, reconcile, execute, look, publish. Strings the stages together."""
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 
 from sage_reconcile import gatewayd
@@ -12,7 +13,7 @@ from sage_reconcile.errors import TransientError
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Verdict
 from sage_reconcile.model.desired import DesiredState
-from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import Health, ObservedGpu, ObservedLaunch, ObservedState
 from sage_reconcile.observe import records
 from sage_reconcile.observe.gpus import read_gpus
 from sage_reconcile.observe.look import Eyes, LocalEyes
@@ -20,6 +21,9 @@ from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.reconcile import reconcile
 from sage_reconcile.route import publish
 from sage_reconcile.route.table import route_notes, routing_table
+
+FRESH_S = 2.0
+"""A look that is no older than this is not repeated before anything is done, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,24 @@ class PublishedRoutes:
         """Looks again and publishes. One look at a time, so that no older one is published over a newer."""
         async with self._turn:
             self._observed = await self._host.eyes.look(self._desired)
+            await self._write()
+
+    async def begin(self) -> None:
+        """Publishes from the look that the plan was made of, unless somebody thought about it for a while."""
+        if abs(time.time() - self._observed.at) > FRESH_S:
+            await self.publish()
+            return
+        async with self._turn:
+            await self._write()
+
+    async def admit(self, launch: ObservedLaunch) -> None:
+        """Publishes at once, from the last look, that `launch` has answered."""
+        async with self._turn:
+            launches = tuple(
+                replace(one, health=Health.READY) if one.mark.id == launch.mark.id else one
+                for one in self._observed.launches
+            )
+            self._observed = replace(self._observed, launches=launches)
             await self._write()
 
     async def withdraw(self, launch: ObservedLaunch) -> None:
@@ -132,7 +154,7 @@ async def carry_out(
     """
     routes = PublishedRoutes(host, survey.desired, survey.observed)
     try:
-        await routes.publish()
+        await routes.begin()
     except TransientError:
         if {step.verdict for step in survey.plan.steps} not in ({Verdict.STOP}, {Verdict.STOP, Verdict.REAP}):
             raise

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from sage_reconcile.errors import BlockedError
 
+WOKEN = "woken"
+"""A file in the folder of a launch: its time is when the engine was woken last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:

@@ -17,6 +17,7 @@ from sage_reconcile.errors import TransientError
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Step
 from sage_reconcile.model.desired import DesiredState, LaunchSpec, LiveSpec
 from sage_reconcile.model.observed import (
+    Demand,
     ForeignLaunch,
     Gap,
     GpuHolder,
@@ -54,6 +55,7 @@ class FakeProcess:
     started: float
     health: Health = Health.STARTING
     held: dict[str, int] = field(default_factory=dict)
+    woken_at: float = 0.0
 
     @property
     def engine(self) -> str:
@@ -71,6 +73,7 @@ class Script:
     dies_at_start: set[str] = field(default_factory=set)
     broken_models: set[str] = field(default_factory=set)
     stop_hangs: set[str] = field(default_factory=set)
+    never_drained: set[str] = field(default_factory=set)
     sleepless: set[str] = field(default_factory=set)
     does_not_wake: set[str] = field(default_factory=set)
     loading: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class FakeWorld:
         self.gaps: list[Gap] = []
         self.routing: RoutingTable | None = None
         self.script = Script()
+        self.demand: dict[str, Demand] | None = None
         self.calls: list[str] = []
         self.violations: list[str] = []
         self.peak: Counter[Place] = Counter()
@@ -154,6 +158,7 @@ class FakeWorld:
             exits=tuple((mark.replica, last) for mark, last in self.exits.values()),
             gaps=tuple(self.gaps),
             routing=self.routing,
+            demand=None if self.demand is None else tuple(self.demand.values()),
         )
 
     def _node(self, node: ObservedNode) -> ObservedNode:
@@ -189,6 +194,7 @@ class FakeWorld:
             since=process.started,
             live=process.live,
             gpu_mib=tuple(sorted(process.held.items())),
+            woken_at=process.woken_at,
         )
 
     # Hands
@@ -228,14 +234,26 @@ class FakeWorld:
             raise LaunchFailed(f"not ready within {timeout:g} s: it has not answered yet", ("loading",))
         process.health = Health.READY
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
         self._ours(launch.mark)
         self.calls.append(f"drain {launch.mark.launch}")
         await self._turns()
+        engine = launch.mark.replica.engine
+        if engine in self.script.never_drained:
+            return False
+        if self.demand and engine in self.demand:
+            self.demand[engine] = replace(self.demand[engine], in_flight=0)
+        return True
+
+    def _check_idle(self, mark: Mark) -> None:
+        told = (self.demand or {}).get(mark.replica.engine)
+        if told and told.in_flight:
+            self.violations.append(f"{mark.replica.short} is cut off {told.in_flight} requests")
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
         mark = self._ours(launch.mark)
         self.calls.append(f"stop {mark.launch}")
+        self._check_idle(mark)
         await self._turns()
         if mark.replica.engine in self.script.stop_hangs:
             raise TransientError(f"processes of {mark.id} do not end, not even by SIGKILL")
@@ -253,6 +271,7 @@ class FakeWorld:
 
     async def sleep(self, launch: Started | ObservedLaunch) -> None:
         self.calls.append(f"sleep {launch.mark.launch}")
+        self._check_idle(launch.mark)
         await self._turns()
         if launch.mark.replica.engine in self.script.sleepless:
             raise TransientError(f"{launch.mark.replica.short} sleeps, but its GPU memory is not back")
@@ -270,6 +289,7 @@ class FakeWorld:
         process.health = Health.STARTING
         self._take(process)
         process.health = Health.READY
+        process.woken_at = self.at
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return f"{launch.mark.replica.short} is loading"
@@ -339,6 +359,10 @@ class FakeRoutes:
         self._world.calls.append(f"withdraw {launch.mark.launch}")
         self.withdrawn.add(launch.mark.id)
         self._write()
+
+    async def admit(self, launch: ObservedLaunch) -> None:
+        self._world.calls.append(f"admit {launch.mark.launch}")
+        await self.publish()
 
     async def restore(self, launch: ObservedLaunch) -> None:
         self._world.calls.append(f"restore {launch.mark.launch}")

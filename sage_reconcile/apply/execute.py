@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
+from sage_reconcile.apply.routes import Routes
 from sage_reconcile.errors import ReconcileError, TransientError
 from sage_reconcile.model.actions import (
     Action,
@@ -27,22 +28,6 @@ from sage_reconcile.model.actions import (
     Withdraw,
 )
 from sage_reconcile.model.observed import ObservedLaunch
-
-
-class Routes(Protocol):
-    """What the executor may do to the routing table."""
-
-    async def publish(self) -> None:
-        """Looks again and publishes what is ready now, less what was withdrawn."""
-        ...
-
-    async def withdraw(self, launch: ObservedLaunch) -> None:
-        """Publishes a table in which no new request goes to `launch`."""
-        ...
-
-    async def restore(self, launch: ObservedLaunch) -> None:
-        """Takes a withdrawal back."""
-        ...
 
 
 class Progress(Protocol):
@@ -76,6 +61,7 @@ class _Run:
     stopped: list[ObservedLaunch] = field(default_factory=list)
     asleep: list[ObservedLaunch] = field(default_factory=list)
     is_ending: bool = False
+    is_busy: bool = False
 
 
 _DEFAULT = Options()
@@ -148,8 +134,8 @@ class Executor:
                 run.started = await self._hands.launch(action)
             case AwaitReady():
                 await self._await_ready(run, action)
-            case Reroute():
-                await self._routes.publish()
+            case Reroute(launch):
+                await (self._routes.admit(launch) if launch else self._routes.publish())
             case Withdraw(launch):
                 await self._withdraw(run, launch)
             case UpdateLive(launch, live):
@@ -174,9 +160,11 @@ class Executor:
     async def _leave_or_come(self, run: _Run, action: Drain | Stop | Wake) -> None:
         launch = action.launch
         match action:
-            case Drain(_, timeout):
+            case Drain(_, timeout, is_required):
                 self._say(run, "draining", launch)
-                await self._hands.drain(launch, timeout)
+                if not await self._hands.drain(launch, timeout) and is_required:
+                    run.is_busy = True
+                    raise TransientError(f"it still has requests in flight after {timeout:g} s")
             case Stop(_, drain):
                 if launch in run.stopped:
                     return
@@ -248,6 +236,8 @@ class Executor:
             if run.started is not None:
                 self._say(run, "ending what failed", run.started)
                 await self._hands.stop(run.started, 0.0)
+            if run.is_busy:
+                return await self._restore(run)
             if run.step.verdict is not Verdict.REPLACE:
                 return False, ""
             old = next(action.launch for action in run.step.actions if isinstance(action, Stop))
@@ -257,11 +247,15 @@ class Executor:
                 return False, "the old one is half stopped; apply again"
             if old in run.asleep:
                 return await self._wake_again(run, old)
-            for launch in run.withdrawn:
-                await self._routes.restore(launch)
-            return True, "the old one goes on serving"
+            return await self._restore(run)
         except ReconcileError as error:
             return False, f"rolling back failed too: {error}"
+
+    async def _restore(self, run: _Run) -> tuple[bool, str]:
+        for launch in run.withdrawn:
+            await self._routes.restore(launch)
+        which = "the old one" if run.step.verdict is Verdict.REPLACE else "it"
+        return True, f"{which} goes on serving"
 
     async def _wake_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
         """Wakes the old one; if that fails it is started again."""

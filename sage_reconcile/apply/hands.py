@@ -44,8 +44,9 @@ class Hands(Protocol):
         """Returns once the launch has answered. Raises LaunchFailed when it ended or `timeout` s passed."""
         ...
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
-        """Returns once the gateway has no request of the launch in flight, or after `timeout` seconds."""
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
+        """Returns once the gateway has no request of the launch in flight, or after `timeout` seconds: False
+        if it has some even then."""
         ...
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:

@@ -26,7 +26,7 @@ from sage_reconcile.apply.failures import ended_late, failure, grace, late
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError, TransientError
-from sage_reconcile.home import Home
+from sage_reconcile.home import WOKEN, Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.actions import Launch
 from sage_reconcile.model.desired import LiveSpec
@@ -37,6 +37,9 @@ from sage_reconcile.supervisor.redact import Redactor
 
 TICK = 0.1
 """Seconds between two looks at a record or a process."""
+
+DRAIN_TICK = 0.02
+"""Seconds between two looks at what is in flight: whoever waits for the place of an engine waits for it."""
 
 STOP_GRACE = 15.0
 """Seconds that a supervisor gets beyond its drain budget before its launch is ended for it."""
@@ -153,12 +156,13 @@ class LocalHands:
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
         return processes.is_supervisor(launch.supervisor_pid, launch.mark.launch, launch.mark.home)
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not await asyncio.to_thread(self._senses.in_flight, launch.mark.id):
-                return
-            await asyncio.sleep(TICK)
+                return True
+            await asyncio.sleep(DRAIN_TICK)
+        return False
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
         name, home, pid = launch.mark.launch, launch.mark.home, launch.supervisor_pid
@@ -227,6 +231,8 @@ class LocalHands:
 
     async def wake(self, launch: ObservedLaunch) -> None:
         await naps.wake(launch)
+        with contextlib.suppress(OSError):  # it only explains, and the engine is awake
+            (Path(launch.directory) / WOKEN).touch(mode=0o600)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return next(iter(self._tail(launch, 1)), "")

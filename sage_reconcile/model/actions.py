@@ -45,7 +45,9 @@ class AwaitReady:
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """Publish routes from what is ready now."""
+    """Publish routes from what is ready now; of `woken` it is known already."""
+
+    woken: ObservedLaunch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,14 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Wait until the launch has no request in flight, `timeout` seconds at most."""
+    """Wait until the launch has no request in flight, `timeout` seconds at most.
+
+    `is_required`: if it has some even then, it goes on serving, and the step fails.
+    """
 
     launch: ObservedLaunch
     timeout: float
+    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,21 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDemandSpec:
+    """When an engine that runs on demand is loaded, and when it is put aside; times in seconds.
+
+    `min_residency`: how long it stays, once loaded, though others wait for its place. `priority`: who has
+    less makes room first. `pin`: stays once loaded. `preload`: loaded by an apply, though nobody asks.
+    """
+
+    idle_ttl: float = 600.0
+    min_residency: float = 30.0
+    preload: bool = False
+    priority: int = 0
+    pin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredEngine:
     """One entry of `engines`, resolved. `after` names the engines of `depends_on`."""
 
@@ -183,6 +198,7 @@ class DesiredEngine:
     strategy: Strategy = Strategy.AUTO
     after: tuple[str, ...] = ()
     fingerprint: str = ""
+    on_demand: OnDemandSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ class LastExit:
 class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
-    `live` is None where the supervisor's record could not be read. Times in epoch seconds.
+    `live` is None where the supervisor's record could not be read. Times in epoch seconds; `woken_at` is 0.0
+    where it never slept.
     """
 
     mark: Mark
@@ -107,6 +108,7 @@ class ObservedLaunch:
     message: str = ""
     directory: str = ""
     last_exit: LastExit | None = None
+    woken_at: float = 0.0
 
     @property
     def replica(self) -> ReplicaId:
@@ -203,10 +205,27 @@ class ExternalHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What the gateway tells of an engine on demand. Times in epoch seconds, 0.0 for never.
+
+    `waiting` requests are held for it, some ever `since`; `in_flight` are with it. `last` is when a request
+    was last there.
+    """
+
+    stack: str
+    engine: str
+    waiting: int = 0
+    since: float = 0.0
+    in_flight: int = 0
+    last: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans.
+    `models` are the files of the models of all engines, as far as they are on the host that plans. `demand`
+    is None where no gateway tells who is asked for.
     """
 
     at: float
@@ -220,6 +239,7 @@ class ObservedState:
     routing: RoutingTable | None = None
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
+    demand: tuple[Demand, ...] | None = None
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

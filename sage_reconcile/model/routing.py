@@ -49,7 +49,8 @@ class Route:
     them at most, each for `queue_timeout` at most; `queue_policy` says who is next. `hold` is the wait while
     no backend is ready. `first_byte_timeout` is what the beginning of a reply may take and `idle_timeout` the
     pause between two pieces of it; 0 is no limit. `stack` is the one that offers the name: it tells whose a
-    route without backends is.
+    route without backends is. `on_demand` is the engine of that stack that is started, or woken, when a
+    request is held for this name; "" for none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Route:
     queue_timeout: float = 60.0
     first_byte_timeout: float = 0.0
     idle_timeout: float = 0.0
+    on_demand: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sage_reconcile.model import codec
 from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
+    Demand,
     Gap,
     Health,
     LastExit,
@@ -30,6 +31,7 @@ from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.observe import records
 from sage_reconcile.observe.connect import refuses
 from sage_reconcile.observe.deadline import Deadline
+from sage_reconcile.observe.demand import read_demand
 from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
@@ -60,15 +62,18 @@ class _Written:
 
     record: records.LaunchRecord | None
     last_exit: LastExit | None
+    woken_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """What the records tell of launches that have ended, and of the routes; `fault` is why not all of it."""
+    """What the records tell of launches that have ended, of the routes, and of who is asked for; `fault` is
+    why not all of it."""
 
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
+    demand: tuple[Demand, ...] | None = None
 
 
 class LocalEyes:
@@ -106,6 +111,7 @@ class LocalEyes:
             external=external,
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
+            demand=past.demand,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
         )
 
@@ -154,14 +160,20 @@ class LocalEyes:
         table = scan(self.home)
         marks = [live.mark for live in table.live]
         written = {
-            mark.launch: _Written(records.read_launch(self.home, mark), records.read_exit(self.home, mark))
+            mark.launch: _Written(
+                records.read_launch(self.home, mark),
+                records.read_exit(self.home, mark),
+                records.woken_at(self.home, mark),
+            )
             for mark in marks
         }
         return table, written
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(records.last_exits(self.home), records.read_routing(self.home), fault)
+        return _Past(
+            records.last_exits(self.home), records.read_routing(self.home), fault, read_demand(self.home)
+        )
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
@@ -188,6 +200,7 @@ class LocalEyes:
             message=message,
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
+            woken_at=written.woken_at,
         )
         if record is None:
             return launch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sage_reconcile.home import Home
+from sage_reconcile.home import WOKEN, Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
 from sage_reconcile.model.observed import LOST, Health, LastExit, Mark
@@ -90,6 +90,14 @@ def read_exit(home: Home, mark: Mark) -> LastExit | None:
     """How the last process of this launch ended, None when none did."""
     record = _read(launch_dir(home, mark) / "exit.json", ExitRecord)
     return record.last_exit if record is not None and record.launch == mark.launch else None
+
+
+def woken_at(home: Home, mark: Mark) -> float:
+    """When the launch was woken last; 0.0 where it never was."""
+    try:
+        return (launch_dir(home, mark) / WOKEN).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def launch_dir(home: Home, mark: Mark) -> Path:

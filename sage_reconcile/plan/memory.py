@@ -109,11 +109,13 @@ class Ledger:
             account.starts.append(step)
             account.flow.append((step, need, 0))
 
-    def give_back(self, launch: ObservedLaunch | Orphan, step: str) -> None:
-        """`step` ends `launch`; what it held may be used by steps that come after `step`."""
+    def give_back(self, launch: ObservedLaunch | Orphan, step: str, kept: int = 0) -> None:
+        """`step` ends `launch`, or lets it sleep with `kept` MiB of each GPU; what else it held may be used
+        by steps that come after `step`."""
         node = launch.mark.placement.node
         for account in self.by_node.get(node, ()):
             mib = account.held.get(launch.mark.launch, 0)
+            mib -= min(mib, kept)
             if mib:
                 self._change(account, later=(step, mib))
                 account.flow.append((step, 0, mib))

@@ -5,6 +5,7 @@ from sage_reconcile.model.desired import DesiredEngine, ReplicaId, Strategy
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
 from sage_reconcile.plan.classify import Decision
 from sage_reconcile.plan.external import reroute_step
+from sage_reconcile.plan.memory import ASLEEP_MIB
 from sage_reconcile.plan.place import NoSpot, Placer
 from sage_reconcile.plan.steps import in_place, start_actions, stop_actions, swap_actions
 from sage_reconcile.plan.strategy import choose
@@ -96,6 +97,8 @@ class Moves:
             if isinstance(spot, NoSpot):
                 return spot
             after, behind = spot.after, spot.behind
+        elif decision.verdict is Verdict.SLEEP:
+            self._placer.ledger.give_back(launch, step, ASLEEP_MIB)
         elif launch.health is Health.STARTING:
             behind = self._placer.queue(launch, step)
         return Step(

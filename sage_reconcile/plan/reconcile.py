@@ -7,6 +7,7 @@ from sage_reconcile.model.actions import Blocked, Kept, Plan, Step, Verdict
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
+from sage_reconcile.plan.demand import Wish, Wishes, as_wished, demand_notes
 from sage_reconcile.plan.external import external_notes, steps_for_left
 from sage_reconcile.plan.memory import Ledger
 from sage_reconcile.plan.moves import Moves
@@ -15,11 +16,8 @@ from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
-from sage_reconcile.plan.steps import (
-    in_reading_order,
-    reap_step,
-    stop_step,
-)
+from sage_reconcile.plan.room import plan_on_demand
+from sage_reconcile.plan.steps import in_reading_order, reap_step, stop_step
 from sage_reconcile.plan.timeline import timeline
 
 _DEFAULT = Policy()
@@ -33,14 +31,21 @@ def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _
     Equal arguments give equal plans. Only launches of `desired.stack` are changed; everything else is
     counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
     """
-    return _Planning(desired, observed, policy).plan()
+
+    def planned(wishes: Wishes) -> Plan:
+        return _Planning(desired, observed, policy, wishes).plan()
+
+    return plan_on_demand(desired, observed, policy, planned)
 
 
 class _Planning:
     """One run of the planner: everything that is decided so far."""
 
-    def __init__(self, desired: DesiredState, observed: ObservedState, policy: Policy) -> None:
+    def __init__(
+        self, desired: DesiredState, observed: ObservedState, policy: Policy, wishes: Wishes
+    ) -> None:
         self.desired = desired
+        self.wishes = wishes
         self.observed = observed
         self.policy = policy
         self.ledger = Ledger(observed)
@@ -72,7 +77,8 @@ class _Planning:
         for step in steps_for_left(self.desired, self.observed.routing):
             if self._is_target(step.replica.engine):
                 self._add(step)
-        for engine in planning_order(self.desired, self._sizes()):
+        leaving = frozenset(name for name, wish in self.wishes.items() if wish.is_aside)
+        for engine in planning_order(self.desired, self._sizes(), leaving):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
         return Plan(
@@ -82,7 +88,7 @@ class _Planning:
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
             memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
-            notes=external_notes(self.observed),
+            notes=(*external_notes(self.observed), *demand_notes(self.desired, self.observed)),
             described=self.observed.is_described,
         )
 
@@ -118,12 +124,19 @@ class _Planning:
                 drain = launch.live.drain if launch.live else 30.0
                 self._stop(launch, cause, drain)
 
-    def _stop(self, launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = ()) -> None:
+    def _stop(
+        self,
+        launch: ObservedLaunch,
+        cause: str,
+        drain: float,
+        after: tuple[str, ...] = (),
+        must_drain: bool = False,
+    ) -> None:
         node = launch.mark.placement.node
         if node in self.gaps:
             self.kept.append(Kept(launch.replica, Verdict.HOLD, self.gaps[node].reason))
             return
-        step = stop_step(launch, cause, drain, after)
+        step = stop_step(launch, cause, drain, after, must_drain)
         self.moves.give_back(launch, step.id)
         self._add(step)
 
@@ -132,13 +145,14 @@ class _Planning:
         if step.verdict in _STARTS:
             self.step_of[step.replica.engine].append(step.id)
 
-    def _plan_engine(self, engine: DesiredEngine) -> None:
-        stuck = next((name for name in engine.after if name in self.stuck), None)
+    def _plan_engine(self, given: DesiredEngine) -> None:
+        stuck = next((name for name in given.after if name in self.stuck), None)
         previous: str | None = None  # replicas of one engine change one at a time
-        for number in range(engine.replicas):
-            replica = ReplicaId(self.desired.stack, engine.name, number)
+        for number in range(given.replicas):
+            replica = ReplicaId(self.desired.stack, given.name, number)
             launches = self.launches.get(replica, [])
-            launch = primary(launches, engine)
+            launch = primary(launches, given)
+            engine = as_wished(given, self.wishes.get(given.name), launch)
             decision = classify(self._case(engine, replica, launch))
             if stuck and decision.verdict in (Verdict.START, Verdict.REPLACE):
                 self._leave_dependent(replica, stuck)
@@ -176,18 +190,22 @@ class _Planning:
             at=self.observed.at,
             routing=self.observed.routing,
             names=self.names.get(engine.name, NO_NAMES),
+            demand=self._wish(engine).cause,
         )
+
+    def _wish(self, engine: DesiredEngine) -> Wish:
+        return self.wishes.get(engine.name) or Wish(cause="")
 
     def _hold(self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
         if replica in self.holds:
             return self.holds[replica]
         if launch is not None:
             gap = self.gaps.get(launch.mark.placement.node)
-            return gap.reason if gap else None
+            return gap.reason if gap else self._wish(engine).hold or None
         if engine.launch.is_external:
             return None  # its routes need no look at processes, and are published with or without a step
         # A replica that is not seen may run where nothing can be seen.
-        return next((gap.reason for gap in self.gaps.values()), None)
+        return next((gap.reason for gap in self.gaps.values()), None) or self._wish(engine).hold or None
 
     def _step(
         self,
@@ -204,7 +222,7 @@ class _Planning:
                 self.stuck[engine.name] = "held"
             return None
         if launch is not None and verdict is Verdict.STOP:
-            self._stop(launch, decision.cause, engine.live.drain)
+            self._stop(launch, decision.cause, engine.live.drain, must_drain=self._wish(engine).is_aside)
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):

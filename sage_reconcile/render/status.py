@@ -11,6 +11,14 @@ from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.plan.memory import Account, Ledger
+from sage_reconcile.render.demand import (
+    NOT_LOADED,
+    asked_words,
+    demand_data,
+    not_loaded,
+    not_loaded_data,
+    on_demand,
+)
 from sage_reconcile.render.folding import Folding
 
 STYLES = {
@@ -31,6 +39,7 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
             *(_engine(launch, observed) for launch in _sorted(observed)),
             *(_external(backend, health) for backend, health in _externals(observed)),
         ],
+        "on_demand": [not_loaded_data(told, observed.at) for told in not_loaded(observed)],
         "gpus": [_gpu(account, observed) for account in Ledger(observed).accounts.values()],
         "orphans": [
             {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
@@ -64,6 +73,7 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, observed.at - begun), 1),
         "restarts": launch.restarts,
         "message": launch.message,
+        **demand_data(on_demand(observed).get((mark.replica.stack, mark.replica.engine)), observed.at),
     }
 
 
@@ -123,10 +133,10 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
     """
     parts: list[RenderableType] = []
-    table, externals = _engines(observed, drift), _externals(observed)
+    table, externals, waiting = _engines(observed, drift), _externals(observed), not_loaded(observed)
     is_blind = any(gap.what in ("processes", "node") for gap in observed.gaps)
     nothing = f"no engine of this SAGE_HOME {'is seen' if is_blind else 'runs'}"
-    parts.append(Folding(table) if observed.launches or externals else Text(nothing))
+    parts.append(Folding(table) if observed.launches or externals or waiting else Text(nothing))
     parts += [
         Text(f"{health.engine} (external) {health.message}", "yellow")
         for _, health in externals
@@ -155,12 +165,17 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
             name, no_wrap=name != "MODEL", overflow="fold", justify="right" if is_number else "left"
         )
     table.add_column("DRIFT" if drift else "", overflow="fold")
+    told = on_demand(observed)
     indices = {gpu.uuid: str(gpu.index) for gpu in observed.gpus}
     for launch in _sorted(observed):
         data = _engine(launch, observed)
         table.add_row(
             str(launch.replica),
-            Text(data["state"], style=STYLES[launch.health]),
+            Text(
+                data["state"]
+                + asked_words(told.get((launch.replica.stack, launch.replica.engine)), observed.at),
+                style=STYLES[launch.health],
+            ),
             data["model"],
             data["runtime"],
             str(data["port"]),
@@ -173,6 +188,9 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
         )
     for backend, health in _externals(observed):
         table.add_row(*_external_row(backend, health, drift))
+    for one in not_loaded(observed):
+        state = Text(NOT_LOADED + asked_words(one, observed.at), style="blue")
+        table.add_row(f"{one.stack}/{one.engine}", state, *("-",) * 8, "")
     return table
 
 

@@ -271,6 +271,7 @@ def _routes(desired: DesiredState, served: Iterable[_Served]) -> Iterator[Route]
             queue_timeout=owner.route.queue_timeout,
             first_byte_timeout=owner.route.first_byte_timeout,
             idle_timeout=owner.route.idle_timeout,
+            on_demand=owner.name if owner.on_demand else "",
         )
 
 

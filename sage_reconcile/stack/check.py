@@ -20,7 +20,7 @@ _MANAGED_ARGS = {
 }
 _OWN_PROCESS_FIELDS = (
     "command", "cwd", "env", "args", "extra_args", "replicas", "gpus", "gpu_memory",
-    "tensor_parallel", "pipeline_parallel", "port", "use_gpu", "restart",
+    "tensor_parallel", "pipeline_parallel", "port", "use_gpu", "restart", "on_demand",
 )  # fmt: skip
 
 
@@ -172,8 +172,12 @@ def _unsupported(it: Checked) -> Iterator[Problem]:
     later = "is not supported yet by this version"
     if it.engine.lora:
         yield Problem(it.at("lora"), f"lora {later}", "remove it", True)
-    if it.engine.on_demand is not None:
-        yield Problem(it.at("on_demand"), f"on_demand {later}", "remove it", True)
+
+
+def _on_demand(it: Checked) -> Iterator[Problem]:
+    if it.engine.on_demand is not None and it.engine.state == "asleep":
+        message = "an engine on demand sleeps and wakes by itself"
+        yield Problem(it.at("state"), message, "remove state: asleep, or on_demand")
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ...] = (
@@ -185,5 +189,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("gpus", "use_gpu", "tensor_parallel", "pipeline_parallel", "replicas"), _gpus),
     (("runtime", "args"), _managed_args),
     (("port", "replicas"), _last_port),
-    (("lora", "on_demand", "rollout"), _unsupported),
+    (("lora", "rollout"), _unsupported),
+    (("runtime", "on_demand", "state"), _on_demand),
 )

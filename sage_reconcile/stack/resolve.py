@@ -14,6 +14,7 @@ from sage_reconcile.model.desired import (
     Kind,
     LaunchSpec,
     LiveSpec,
+    OnDemandSpec,
     PlacementSpec,
     ProbeKind,
     RestartPolicy,
@@ -28,6 +29,9 @@ from sage_reconcile.stack.schema import Engine, Runtime
 from sage_reconcile.stack.select import client_names, pick_runtime, wants_cpu
 
 SLEEP_FLAG = "enable-sleep-mode"
+
+RESIDENCY, RESIDENCY_OF_SLEEPERS = 30.0, 2.0
+"""Seconds that an engine on demand stays at least: what putting it aside and back costs, many times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +127,16 @@ def size_memory(draft: Draft) -> Draft:
 
 
 def enable_sleep(draft: Draft) -> Draft:
-    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep` and the strategy
-    sleep-swap add it."""
+    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep`, the strategy
+    sleep-swap and on_demand add it."""
     launch = draft.result.launch
     if launch.runtime != "vllm" or launch.device is Device.CPU:
         return draft
     args = dict(launch.args)
     if draft.engine.state == "asleep" or draft.engine.rollout.strategy == "sleep-swap":
         args[SLEEP_FLAG] = True
+    if draft.engine.on_demand is not None:
+        args.setdefault(SLEEP_FLAG, True)
     can_sleep = args.get(SLEEP_FLAG, False) is not False
     return draft.with_launch(replace(launch, args=tuple(sorted(args.items())), can_sleep=can_sleep))
 
@@ -177,14 +183,16 @@ def set_live(draft: Draft) -> Draft:
 def set_route(draft: Draft) -> Draft:
     """What the gateway is told: the names that clients send, sharing, limits, waiting, metadata."""
     engine = draft.engine
-    routing, queue = engine.routing, engine.routing.queue
+    routing, queue, rollout = engine.routing, engine.routing.queue, engine.rollout
+    # Whoever asks for an engine on demand waits for its whole start.
+    waits = engine.on_demand is not None and "hold" not in rollout.model_fields_set
     route = RouteSpec(
         names=client_names(engine),
         label=engine.label,
         weight=routing.weight,
         max_concurrent=engine.max_concurrent,
         policy=routing.policy,
-        hold=engine.rollout.hold,
+        hold=engine.health.startup_timeout if waits else rollout.hold,
         metadata=tuple(sorted(engine.metadata.items())),
         queue_policy=queue.policy,
         queue_size=queue.size,
@@ -208,6 +216,22 @@ def set_lifecycle(draft: Draft) -> Draft:
     return replace(draft, result=result)
 
 
+def set_on_demand(draft: Draft) -> Draft:
+    """When the engine is loaded and put aside, where that is not always and never."""
+    given = draft.engine.on_demand
+    if given is None or draft.runtime.kind == "external":
+        return draft
+    usual = RESIDENCY_OF_SLEEPERS if draft.result.launch.can_sleep else RESIDENCY
+    spec = OnDemandSpec(
+        idle_ttl=given.idle_ttl,
+        min_residency=usual if given.min_residency is None else given.min_residency,
+        preload=given.preload,
+        priority=given.priority,
+        pin=given.pin,
+    )
+    return replace(draft, result=replace(draft.result, on_demand=spec))
+
+
 def stamp(draft: Draft) -> Draft:
     """The fingerprint of the finished launch; the last pass, since it hashes the whole value."""
     return replace(draft, result=replace(draft.result, fingerprint=fingerprint(draft.result.launch)))
@@ -223,5 +247,6 @@ PASSES: tuple[Callable[[Draft], Draft], ...] = (
     set_live,
     set_route,
     set_lifecycle,
+    set_on_demand,
     stamp,
 )

@@ -128,7 +128,8 @@ class EngineFields(Section):
         tuple[dict[str, Any], ...], Field(description="LoRA adapters. Not supported yet by this version.")
     ] = ()
     on_demand: Annotated[
-        OnDemand | None, Field(description="Start on demand. Not supported yet by this version.")
+        OnDemand | None,
+        Field(description="Loaded when it is asked for, and put aside when idle; `{}` for the defaults."),
     ] = None
     routing: Annotated[Routing, Field(description="How requests are shared.")] = Routing()
     url: Annotated[

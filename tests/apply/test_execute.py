@@ -357,7 +357,7 @@ def test_to_sleep_and_awake_again() -> None:
     assert world.calls == ["withdraw l1", "drain l1", "sleep l1"]
     apply = Apply(world, desired(sleeper(EngineState.RUNNING)))
     apply.run()
-    assert world.calls[3:] == ["wake l1", "await chat#0"]
+    assert world.calls[3:] == ["wake l1", "await chat#0", "admit l1"]
     assert apply.routes.ready()["chat"] == ["l1"]
 
 

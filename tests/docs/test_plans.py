@@ -112,3 +112,8 @@ def test_planning_again_says_what_the_readme_says(tmp_path: Path) -> None:
     state = desired(STACK)
     plan = reconcile(state, applied(state, Home(tmp_path / "home")))
     assert f"`{text(plan).splitlines()[-1]}`" in text_of("README.md")
+
+
+def test_the_plan_of_a_switch_is_the_golden_one() -> None:
+    golden = (ROOT / "tests" / "scenarios" / "on_demand" / "plan.txt").read_text(encoding="utf-8")
+    assert block("docs/on-demand.md", "plan: on demand") == golden.partition("\n\n===")[0] + "\n"

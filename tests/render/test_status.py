@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from sage_reconcile.model.observed import ForeignLaunch
-from sage_reconcile.render.status import status_view
-from tests.build import mark, node, observed, running
+from sage_reconcile.model.observed import Demand, ForeignLaunch, Health
+from sage_reconcile.model.routing import Route, RoutingTable
+from sage_reconcile.render.status import status_data, status_view
+from tests.build import NOW, mark, node, observed, running
 
 
 def text(count: int, shows_foreign: bool) -> str:
@@ -66,3 +67,23 @@ def test_a_wide_terminal_has_a_table() -> None:
     with console.capture() as capture:
         console.print(status_view(observed(running(mark("chat"))), {}, False), soft_wrap=False)
     assert capture.get().startswith("ENGINE")
+
+
+def test_engines_on_demand_are_told_with_and_without_a_process() -> None:
+    names = ("chat", "other")
+    routes = tuple(Route(name, "llm", (), stack="demo", on_demand=name) for name in names)
+    asked = (Demand("demo", "chat", last=NOW - 300), Demand("demo", "other", last=NOW - 90))
+    state = replace(
+        observed(running(mark("chat"), Health.ASLEEP)), routing=RoutingTable(routes), demand=asked
+    )
+    console = Console(file=io.StringIO(), width=250)
+    with console.capture() as capture:
+        console.print(status_view(state, {}, False))
+    lines = [line for line in capture.get().splitlines() if line.startswith("demo/")]
+    assert "asleep, asked 5 min ago" in lines[0]
+    assert "demo/other" in lines[1]
+    assert "on demand, asked 90 s ago" in lines[1]
+    data = status_data(state)
+    assert (data["engines"][0]["on_demand"], data["engines"][0]["asked_seconds_ago"]) == (True, 300.0)
+    told = {"engine": "other", "stack": "demo", "state": "on demand"}
+    assert data["on_demand"] == [told | {"on_demand": True, "asked_seconds_ago": 90.0}]

@@ -14,7 +14,7 @@ from sage_reconcile.converge import Host, Survey, local_host, plan_for, survey, 
 from sage_reconcile.errors import BlockedError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
-from sage_reconcile.model.actions import Result
+from sage_reconcile.model.actions import Result, Verdict
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, PlacementSpec, ReplicaId
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.plan.policy import Policy
@@ -86,4 +86,9 @@ def take_back(before: DesiredState, applied: Applied, host: Host, options: Optio
     back = plan_for(before, observed, Policy(targets=names, stop_cause="rollback"))
     if back.plan.has_changes:
         say("rolling back what was started along with it")
+    for what in (
+        *(kept.reason for kept in back.plan.kept if kept.verdict is Verdict.HOLD),
+        *back.plan.blocked,
+    ):
+        say(f"cannot roll back: {getattr(what, 'reason', what)}; see `sage status`")
     perform(back, host, options)  # publishes routes without the failed one, at least
