@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from sage_reconcile.adopted import as_desired
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.cli.apply import NoWait, Timeout, Yes, confirm, perform
+from sage_reconcile.control.edits import stop_plan
 from sage_reconcile.converge import Host, Survey, local_host, plan_for
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
@@ -50,15 +50,6 @@ def stop(
         status = _apply_all(plans, observed, turn, host, Options(), yes)
     _warn_of_watchers(home, chosen)
     return status
-
-
-def stop_plan(stack: str, wanted: frozenset[str], force: bool, observed: ObservedState) -> Survey:
-    """Stops the engines `wanted` of a stack, whatever its file says; `force` waits for no request."""
-    desired = as_desired(stack, observed, stopped=wanted)
-    if force:
-        own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)
-        desired = replace(desired, engines=own)
-    return plan_for(desired, observed, Policy(targets=wanted, stop_cause="stop asked for"))
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ a file; files in $SAGE_HOME/run/gateway are observations. This package and the c
 that know both sage and the gateway.
 """
 
+from sage_reconcile.gatewayd.active import active_requests, set_queue_policy
 from sage_reconcile.gatewayd.drain import in_flight
 from sage_reconcile.gatewayd.life import is_outdated, run_foreground, start, start_all, stop
 from sage_reconcile.gatewayd.options import GatewayOptions, log_file, queue_policy, recorded_options
@@ -19,6 +20,7 @@ __all__ = [
     "GatewayProcess",
     "Start",
     "WatcherProcess",
+    "active_requests",
     "check_no_other",
     "find",
     "find_watcher",
@@ -30,6 +32,7 @@ __all__ = [
     "recorded_options",
     "restart",
     "run_foreground",
+    "set_queue_policy",
     "settle",
     "start",
     "start_all",

@@ -125,15 +125,3 @@ def _edit(fields: Fields, text: str, path: str) -> str:
     for name, own in fields.items():
         text = with_engine(text, path, {"name": name, **own})
     return text
-
-
-def as_cpu(fields: Mapping[str, Any], observed: ObservedState) -> dict[str, Any]:
-    """The fields of an LLM where there is no GPU: of the CPU, by transformers if nothing else is said."""
-    is_blind = any(gap.what in ("gpus", "node") for gap in observed.gaps)
-    if observed.gpus or is_blind or fields.get("use_gpu") is True or fields.get("gpus"):
-        return dict(fields)
-    own = {**fields, "use_gpu": False}
-    if "runtime" not in own:
-        # In bfloat16 some CPUs answer with nonsense; in float32 none does.
-        own |= {"runtime": "transformers", "args": {"dtype": "float32", **own.get("args", {})}}
-    return own

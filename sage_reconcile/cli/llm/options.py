@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from sage_reconcile.control.naming import name_of as name_of
 from sage_reconcile.errors import PermanentError
 
 Yes = Annotated[
@@ -115,13 +116,6 @@ def memory_of(size: str | None, gib: float | None = None) -> str | float | None:
     if gib is not None:
         return f"{gib:g}GiB"
     return float(size) if size is not None and re.fullmatch(r"[0-9.]+", size) else size
-
-
-def name_of(model: str) -> str:
-    """An engine's name from its model's: the last part in small letters, what is not allowed as hyphens."""
-    last = model.rstrip("/").rpartition("/")[2].lower()
-    name = re.sub(r"[^a-z0-9._-]+", "-", last).strip("._-")[:63]
-    return name or "engine"
 
 
 def checked_name(name: str) -> str:

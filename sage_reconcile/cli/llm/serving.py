@@ -11,9 +11,10 @@ from typing import Any
 from sage_reconcile import adhoc, gatewayd
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.cli.llm.carry import Carrier, Fields, Wish
-from sage_reconcile.cli.llm.starting import entry, tell, wish
+from sage_reconcile.cli.llm.starting import tell, wish
 from sage_reconcile.cli.llm.stopping import stop_engines
 from sage_reconcile.cli.tail import follow
+from sage_reconcile.control.entries import entry
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.gatewayd import GatewayProcess
 from sage_reconcile.home import Home

@@ -6,8 +6,8 @@ from typing import Any
 
 from sage_reconcile import adhoc
 from sage_reconcile.apply.execute import Options
-from sage_reconcile.cli.llm.carry import Carried, Carrier, Fields, Wish, as_cpu
-from sage_reconcile.errors import PermanentError
+from sage_reconcile.cli.llm.carry import Carried, Carrier, Fields, Wish
+from sage_reconcile.control.entries import entry
 from sage_reconcile.home import Home
 from sage_reconcile.model.observed import ObservedState
 from sage_reconcile.observe.look import LocalEyes
@@ -30,23 +30,6 @@ def wish(decide: Any, flags: Mapping[str, Any]) -> Wish:
     """`flags` as the commands have them: yes, dry_run, no_wait, timeout."""
     options = Options(wait=not flags["no_wait"], timeout=flags["timeout"])
     return Wish(decide, flags["yes"], flags["dry_run"], options=options)
-
-
-def entry(home: Home, name: str, fields: Mapping[str, Any], observed: ObservedState) -> dict[str, Any]:
-    """What is laid over the engine's entry; a stopped one runs again.
-
-    Raises PermanentError where the name belongs to another model.
-    """
-    known = adhoc.entries(home).get(name)
-    if known is None:
-        is_llm = fields.get("kind", "llm") == "llm"
-        return as_cpu(fields, observed) if is_llm else dict(fields)
-    if known.get("model") != fields.get("model", known.get("model")):
-        raise PermanentError(
-            f"the engine {name} of {home.adhoc_file} serves {known.get('model')}: choose another --name, "
-            f"or take it out with `sage llm engine remove {name}`"
-        )
-    return {**fields, "state": "running"} if "state" in known else dict(fields)
 
 
 def tell(home: Home, carried: Carried) -> None:

@@ -9,7 +9,7 @@ from sage_reconcile import adhoc
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.cli.apply import perform
 from sage_reconcile.cli.llm.whole import say
-from sage_reconcile.cli.stop import stop_plan
+from sage_reconcile.control.edits import stop_plan
 from sage_reconcile.converge import local_host
 from sage_reconcile.errors import PermanentError, ReconcileError, TransientError
 from sage_reconcile.home import Home
