@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import handover, listening
+from gateway.door import Door
 from gateway.handover import Place
 from gateway.settings import LOG_LEVELS, MARK, POLICY_FILE
 from gateway.workers import Worker, Workers
@@ -46,8 +47,9 @@ def serve(options: argparse.Namespace) -> int:
         # What an administrator has set lasts as long as the gateway, restarts included.
         Path(place.home, POLICY_FILE).unlink(missing_ok=True)
     log = _Log(options.log_level)
+    door = Door(place.home, _python(), log.warning)
     workers = Workers(_worker_command(options.log_level, sockets), options.workers, log.warning)
-    return Master(place, sockets, workers, log, predecessor).run()
+    return Master(place, sockets, workers, door, log, predecessor).run()
 
 
 class Master:
@@ -58,12 +60,14 @@ class Master:
         place: Place,
         sockets: list[socket.socket],
         workers: Workers,
+        door: Door,
         log: "_Log",
         predecessor: socket.socket | None,
     ) -> None:
         self._place = place
         self._sockets = sockets
         self._workers = workers
+        self._door = door
         self._log = log
         self._predecessor = predecessor
         self._selector = selectors.DefaultSelector()
@@ -81,7 +85,8 @@ class Master:
         self._handle_signals()
         if self._predecessor is None:
             self._make_offer()
-        while self._workers.living or self._kill_at is None:
+        self._mind_door()
+        while self._workers.living or self._door.pid or self._kill_at is None:
             for worker in self._workers.fill():
                 self._watch(worker.channel, partial(self._hear, worker))
             for key, _ in self._selector.select(self._patience()):
@@ -89,6 +94,8 @@ class Master:
             for worker in self._workers.reap():
                 self._forget(worker.channel)
                 self._remove_record(worker)
+            if self._door.reap():
+                self._mind_door()
             if self._workers.fault and self._kill_at is None:
                 self._log.error(f"{self._workers.fault}; the gateway ends")
                 self._end(DRAIN_S)
@@ -160,6 +167,18 @@ class Master:
             self._successor = caller
             handover.answer(caller, told, self._place, self._sockets)
 
+    def _mind_door(self) -> None:
+        """Waits for somebody who has something to manage, unless this gateway ends."""
+        if self._door.listener is not None:
+            self._watch(self._door.listener, self._on_door)
+
+    def _on_door(self) -> None:
+        assert self._door.listener is not None
+        self._selector.unregister(self._door.listener)
+        self._door.answer()
+        if not self._door.pid:
+            self._mind_door()
+
     def _end(self, drain: float) -> None:
         """Takes no more connections and lets the workers finish, within `drain` seconds."""
         hurry_at = time.monotonic() + drain
@@ -170,6 +189,10 @@ class Master:
         listening.close(self._sockets)
         if self._offer is not None:
             self._forget(self._offer)
+        if self._door.listener is not None:
+            if not self._door.pid:
+                self._selector.unregister(self._door.listener)
+            self._door.close()
         self._workers.send(signal.SIGTERM)
         self._end_what_lasts()
 
@@ -181,6 +204,7 @@ class Master:
             self._hurry_at = None
         if self._kill_at is not None and now >= self._kill_at:
             self._workers.send(signal.SIGKILL)
+            self._door.send(signal.SIGKILL)
 
     def _patience(self) -> float | None:
         if self._kill_at is None:
@@ -239,9 +263,14 @@ class _Log:
 
 def _worker_command(log_level: str, sockets: list[socket.socket]) -> list[str]:
     """The command that is a worker, but for its last word: by the same Python, found in the same places."""
-    python = [sys.executable, *sys.orig_argv[1 : sys.orig_argv.index("-m")]]
+    python = _python()
     listen = [word for one in sockets for word in ("--listen", str(one.fileno()))]
     return [*python, "-m", "gateway.worker", "--log-level", log_level, *listen]
+
+
+def _python() -> list[str]:
+    """This Python, with the options that it was started with."""
+    return [sys.executable, *sys.orig_argv[1 : sys.orig_argv.index("-m")]]
 
 
 def _url(place: Place) -> str:

@@ -11,6 +11,8 @@ from sage_reconcile.errors import PermanentError
 # Set to the SAGE_HOME served: by this mark of its environment a gateway process is found.
 MARK = "SAGE_GATEWAY"
 _KEY_FILE = "SAGE_GATEWAY_API_KEY_FILE"
+# Of workers: the abstract name of the socket where the control process is reached.
+CONTROL = "SAGE_GATEWAY_CONTROL"
 # Origins whose pages may use the gateway from a browser, commas between them.
 CORS_ORIGINS = "SAGE_GATEWAY_CORS"
 # Below a SAGE_HOME: the policy that an administrator has set for all queues.
@@ -29,6 +31,7 @@ class Settings:
 
     `cors_origins` are origins as browsers send them, or "*" alone; empty: no page of another origin.
     `workers` is how many of them share the port: what is limited for all is limited to a part in each.
+    `control` names the socket of the control process, "" for none.
     """
 
     home: Path
@@ -37,6 +40,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     access_log: bool = True
     workers: int = 1
+    control: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -50,6 +54,7 @@ class Settings:
             cors_origins=origins,
             access_log=environ.get(ACCESS_LOG, "on") != "off",
             workers=int(environ.get(WORKERS) or 1),
+            control=environ.get(CONTROL, ""),
         )
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 State = Literal["STARTING", "READY", "DRAINING", "STOPPED", "ERROR"]
 Kind = Literal["llm", "embedding"]
+Action = Literal["start", "register", "stop", "prune"]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Count = Annotated[int, Meta(ge=1, le=1024)]
@@ -160,7 +161,7 @@ class Operation(msgspec.Struct, frozen=True):
     """Something that takes time. `error` says what went wrong and what to do; "" unless it failed."""
 
     id: str
-    action: Literal["start", "register", "stop", "prune"]
+    action: Action
     engine_id: str
     state: Literal["running", "done", "failed"]
     created_at: float
