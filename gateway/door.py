@@ -12,14 +12,13 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 
 from gateway.settings import CONTROL, MARK
 
 MODULE = "sage_reconcile.management"
-# Whoever waits for a process that ends so soon after its start would wait for ever.
-AT_START_S = 10.0
+# What the process sends once it serves.
+READY = b"R"
 # What only the gateway itself needs to know. Keys are named here anew: their module takes memory.
 HIDDEN = (MARK, CONTROL, "SAGE_API_KEYS", "SAGE_ADMIN_API_KEYS", "SAGE_GATEWAY_KEYS")
 
@@ -33,7 +32,6 @@ class Door:
         self._home = home
         self._warn = warn
         self._channel: socket.socket | None = None
-        self._started = 0.0
         self.listener: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         name = f"sage-control-{os.urandom(16).hex()}"
         try:
@@ -66,7 +64,8 @@ class Door:
         finally:
             theirs.close()
             os.set_inheritable(self.listener.fileno(), False)
-        self._channel, self._started = ours, time.monotonic()
+        ours.setblocking(False)
+        self._channel = ours
 
     def reap(self) -> bool:
         """Whether the process has ended since; then the next one who comes gets another one."""
@@ -76,16 +75,14 @@ class Door:
         if not pid:
             return False
         self.pid = 0
-        if self._channel is not None:
-            self._channel.close()
+        has_served = self._has_served()
         code = os.waitstatus_to_exitcode(status)
-        if code and self.listener is not None:
-            how = f"with code {code}" if code > 0 else f"by signal {-code}"
-            what = f"the control process ended {how}"
-            if time.monotonic() - self._started < AT_START_S:
-                self._turn_away(what)
-            else:
+        if self.listener is not None and (code or not has_served):
+            what = f"the control process ended {f'with code {code}' if code >= 0 else f'by signal {-code}'}"
+            if has_served:
                 self._warn(f"{what}; the next request for it starts another one")
+            else:
+                self._turn_away(f"{what} at start")
         return True
 
     def close(self) -> None:
@@ -101,9 +98,18 @@ class Door:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def _has_served(self) -> bool:
+        """Whether the one that has ended ever served: whoever waits would else wait for ever."""
+        assert self._channel is not None
+        with self._channel:
+            try:
+                return self._channel.recv(1) == READY
+            except OSError:
+                return False
+
     def _turn_away(self, why: str) -> None:
-        """Those who wait get no answer from the next one either."""
-        self._warn(f"{why}; requests for it are refused until it can be started")
+        """Those who wait would get no answer from the next one either; whoever comes later may."""
+        self._warn(f"{why}; whoever waited for it is refused")
         with contextlib.suppress(OSError):
             while self.listener is not None:
                 self.listener.accept()[0].close()

@@ -6,7 +6,7 @@ included, goes to the client as it is. None of this is imported or started befor
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,6 +21,9 @@ from gateway.described import errors
 from gateway.errors import RequestError
 from gateway.lane import Lane
 from sage_reconcile.model import management as wire
+
+if TYPE_CHECKING:
+    import httpx
 
 AnyRequest = Request[Any, Any, State]
 Reply = Response[bytes] | Stream
@@ -228,30 +231,36 @@ async def pass_on(request: AnyRequest, control: str, has_keys: bool) -> Reply:
     if not has_keys:
         headers[NO_KEYS] = "1"
     patience = WAIT_S if b"wait=" in query or request.url.path.endswith("/events") else ANSWER_S
-    client = httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(uds=f"\0{control}", verify=False),
-        timeout=httpx.Timeout(patience, connect=CONNECT_S),
-    )
-    try:
-        url = httpx.URL("http://control", raw_path=target)
-        reply = await client.send(
-            client.build_request(request.method, url, headers=headers, content=body), stream=True
+    url = httpx.URL("http://control", raw_path=target)
+    asked = httpx.Request(request.method, url, headers=headers, content=body)
+    # It may end, not being needed, or be killed at the very moment: looking twice does no harm.
+    for is_last in (request.method != "GET", True):
+        client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=f"\0{control}", verify=False),
+            timeout=httpx.Timeout(patience, connect=CONNECT_S),
         )
-        if reply.headers.get("content-type", "").startswith("text/event-stream"):
-            return Stream(
-                _events(client, reply), status_code=reply.status_code, media_type="text/event-stream"
-            )
-        content = await reply.aread()
-    except (httpx.HTTPError, OSError) as error:
-        await client.aclose()
-        raise unreachable(str(error) or type(error).__name__) from error
+        try:
+            return await _ask(client, asked)
+        except (httpx.HTTPError, OSError) as error:
+            await client.aclose()
+            if is_last:
+                raise unreachable(str(error) or type(error).__name__) from error
+    raise AssertionError("the last try returns or raises")
+
+
+async def _ask(client: "httpx.AsyncClient", asked: "httpx.Request") -> Reply:
+    """The answer; a stream goes on, and closes the client at its end."""
+    reply = await client.send(asked, stream=True)
+    kind = reply.headers.get("content-type", "application/json")
+    if kind.startswith("text/event-stream"):
+        return Stream(_events(client, reply), status_code=reply.status_code, media_type="text/event-stream")
+    content = await reply.aread()
     await client.aclose()
     back = {name: value for name in ("location", "retry-after") if (value := reply.headers.get(name))}
-    kind = reply.headers.get("content-type", "application/json")
     return Response(content, status_code=reply.status_code, media_type=kind, headers=back)
 
 
-async def _events(client: Any, reply: Any) -> AsyncIterator[bytes]:
+async def _events(client: "httpx.AsyncClient", reply: "httpx.Response") -> AsyncIterator[bytes]:
     import httpx
 
     try:

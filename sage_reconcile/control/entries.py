@@ -70,8 +70,9 @@ def entry(home: Home, name: str, fields: Mapping[str, Any], observed: ObservedSt
     """
     known = adhoc.entries(home).get(name)
     if known is None:
+        is_ours = fields.get("runtime") != "external"
         is_llm = fields.get("kind", "llm") == "llm"
-        return as_cpu(fields, observed) if is_llm else dict(fields)
+        return as_cpu(fields, observed) if is_llm and is_ours else dict(fields)
     if known.get("model") != fields.get("model", known.get("model")):
         raise PermanentError(
             f"the engine {name} of {home.adhoc_file} serves {known.get('model')}: choose another name, "

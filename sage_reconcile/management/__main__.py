@@ -5,6 +5,7 @@ that is gone, this process ends.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -19,6 +20,7 @@ from sage_reconcile.errors import ReconcileError
 from sage_reconcile.home import Home
 from sage_reconcile.management.app import Presence, build
 
+READY = b"R"
 IDLE = "SAGE_CONTROL_IDLE_SECONDS"
 IDLE_S = 300.0
 # How long streams may go on when it is told to end; operations have their own rules.
@@ -51,6 +53,8 @@ class ControlServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         asyncio.get_running_loop().add_reader(self._channel, self._gateway_is_gone)
+        with contextlib.suppress(OSError):  # the gateway is gone, which is noticed where it is read from
+            self._channel.send(READY)
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._presence.idle_seconds() > self._idle

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,18 @@ def test_a_killed_control_process_comes_back_and_nobody_notices(gateway: Gateway
     new = control_pid(gateway)
     os.kill(gateway.process.pid, signal.SIGKILL)
     wait_for(lambda: not is_alive(new), "it does not outlive its gateway")
+
+
+def test_a_stop_waits_for_requests_that_are_counted(gateway: Gateway, world: World) -> None:
+    """Once draining was hollow: nobody counted the requests in flight."""
+    path = world.home / "stacks" / "adhoc.yaml"
+    path.write_text(path.read_text().replace('"{model}"]', '"{model}", "--request-delay", "4"]'))
+    assert start(gateway).status_code == 200
+    wait_for(lambda: "org/m" in gateway.client.get("/v1/models").text, "the gateway routes to it")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(gateway.chat, "org/m")
+        wait_for(lambda: engines(gateway)["adhoc/m#0"]["active_requests"] == 1, "it is counted")
+        stopped = gateway.client.delete(f"{ROOT}/engines/m?wait=true")
+        assert stopped.status_code == 200
+        assert answer.result().status_code == 200
+    assert engines(gateway)["adhoc/m#0"]["active_requests"] == 0
