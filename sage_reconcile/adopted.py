@@ -1,6 +1,7 @@
 """The stack as it runs, read back from the launches themselves: for commands that are given no file."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 from sage_reconcile.model.desired import (
     DesiredEngine,
@@ -10,7 +11,9 @@ from sage_reconcile.model.desired import (
     Kind,
     LaunchSpec,
     LiveSpec,
+    PlacementSpec,
     ProbeKind,
+    ReplicaId,
     RouteSpec,
     fingerprint,
 )
@@ -33,6 +36,20 @@ def as_desired(stack: str, observed: ObservedState, stopped: frozenset[str] = fr
         if backend.stack == stack and backend.is_external and backend.engine not in launches
     ]
     return DesiredState(stack, tuple(sorted(engines, key=lambda engine: engine.name)))
+
+
+def as_it_runs(stack: str, observed: ObservedState) -> DesiredState:
+    """What runs of a stack, to come back to: on the ports where it runs, for a file may have pinned them."""
+    desired = as_desired(stack, observed)
+    ports = {one.replica: one.mark.placement.port for one in observed.launches if one.replica.stack == stack}
+
+    def placed(engine: DesiredEngine) -> DesiredEngine:
+        own = [ports.get(ReplicaId(stack, engine.name, number)) for number in range(engine.replicas)]
+        first = own[0] or 0
+        is_row = first and own == list(range(first, first + engine.replicas))
+        return replace(engine, placement=PlacementSpec(port=first)) if is_row else engine
+
+    return replace(desired, engines=tuple(map(placed, desired.engines)))
 
 
 def _external(backend: Backend, observed: ObservedState) -> DesiredEngine:

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from sage_reconcile import adhoc
-from sage_reconcile.adopted import as_desired
+from sage_reconcile.adopted import as_desired, as_it_runs
 from sage_reconcile.apply.execute import Executor, Options, Progress
 from sage_reconcile.apply.hands import Started
 from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.converge import Host, Survey, carry_out, plan_for, with_host_notes
-from sage_reconcile.errors import BlockedError, PermanentError, TransientError
+from sage_reconcile.errors import BlockedError, PermanentError, ReconcileError, TransientError
 from sage_reconcile.lock import LockNotWanted, applying
 from sage_reconcile.model.actions import Outcome, Plan, Result, Step, Verdict
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState
@@ -79,7 +79,7 @@ async def start(host: Host, wanted: Start, work: Work) -> Applied:
                 f"nothing was done: this would end {wanted.name} as it runs now and start it anew; "
                 "say that it may be replaced, or choose another name"
             )
-        before = as_desired(adhoc.STACK, found.observed)
+        before = as_it_runs(adhoc.STACK, found.observed)
         adhoc.write(draft)
         applied = await _perform(host, found, wanted.options, work)
         failed = [outcome for outcome in applied.outcomes if outcome.result is Result.FAILED]
@@ -103,10 +103,12 @@ async def stop(host: Host, name: str, drain: bool, work: Work) -> Applied:
     async with turn(host, work) if drain else _nobody():
         observed = await host.eyes.look()
         # Before it ends: whoever is killed in between has said what was wanted.
-        if name in adhoc.entries(host.home):
-            _write(host, partial(_laid, {"name": name, "state": "stopped"}))
+        fault = _say_stopped(host, name)
         found = stop_plan(adhoc.STACK, frozenset({name}), not drain, observed)
-        return _required(await _perform(host, found, Options(), work))
+        applied = _required(await _perform(host, found, Options(), work))
+        if fault:
+            raise PermanentError(f"{name} is stopped, but its file stays as it is: {fault}")
+        return applied
 
 
 async def forget(host: Host, choose: Callable[[ObservedState], frozenset[str]], work: Work) -> Applied:
@@ -192,15 +194,21 @@ def _required(applied: Applied) -> Applied:
     return applied
 
 
-def _write(host: Host, edit: adhoc.Edit) -> None:
-    """Raises TransientError where others edit the file again and again."""
-    for attempt in range(TRIES):
+def _say_stopped(host: Host, name: str) -> str:
+    """Writes `state: stopped` into the entry. Why it cannot be written, or "": a file at fault must not keep
+    anybody from stopping engines."""
+    fault = ""
+    for _ in range(TRIES):
         try:
-            adhoc.write(adhoc.draft(host.home, edit))
-            return
-        except TransientError:
-            if attempt + 1 == TRIES:
-                raise
+            if name in adhoc.entries(host.home):
+                edit = partial(_laid, {"name": name, "state": "stopped"})
+                adhoc.write(adhoc.draft(host.home, edit))
+            return ""
+        except TransientError as error:
+            fault = str(error)
+        except (ReconcileError, OSError) as error:
+            return str(error)
+    return fault
 
 
 def _laid(fields: Fields, text: str, path: str) -> str:

@@ -157,7 +157,7 @@ class EngineLifecycleManager:
                 f"{name} is of stack {info.stack}, not of adhoc.yaml: edit its file, or use "
                 f"`sage stop {info.stack}/{name}`"
             )
-        replicas = int(adhoc.entries(self._host.home).get(name, {}).get("replicas") or 1)
+        replicas = int(adhoc.entries_or_fault(self._host.home)[0].get(name, {}).get("replicas") or 1)
         if "#" in asked and replicas > 1:
             raise edits.ConflictError(
                 f"{name} has {replicas} replicas, and {asked} is one of them: name {adhoc.STACK}/{name} to "

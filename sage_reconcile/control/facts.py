@@ -172,8 +172,8 @@ def backends(infos: list[EngineInfo], at: float) -> Backends:
     )
 
 
-def status(observed: ObservedState, infos: list[EngineInfo], home: str) -> Status:
-    """All of it; `infos` are the engines of the same look."""
+def status(observed: ObservedState, infos: list[EngineInfo], home: str, fault: str = "") -> Status:
+    """All of it; `infos` are the engines of the same look, `fault` is why not all of them could be read."""
     return Status(
         control_plane=ControlPlane(
             node=observed.nodes[0].name if observed.nodes else "",
@@ -181,7 +181,7 @@ def status(observed: ObservedState, infos: list[EngineInfo], home: str) -> Statu
             sage_home=home,
             timestamp=observed.at,
             leftovers=len(observed.orphans),
-            gaps=[in_words(gap) for gap in observed.gaps],
+            gaps=[*([fault] if fault else ()), *(in_words(gap) for gap in observed.gaps)],
         ),
         gpu=gpu_infos(observed),
         engines=infos,

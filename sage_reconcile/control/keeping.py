@@ -56,6 +56,10 @@ class Keeping:
     def pulse(self) -> Mapping[object, object]:
         return {pid: tree.is_alive(pid) for pid in self._supervisors}
 
+    def is_asked(self) -> bool:
+        """Who waits for an engine on demand is seen at the next pass; at once only by `sage watch`."""
+        return False
+
     def say(self, text: str) -> None:
         """A program has no terminal to talk to."""
 

@@ -53,7 +53,7 @@ def all_engines(host: Host, observed: ObservedState) -> list[EngineInfo]:
     infos = engine_infos(observed, active(host))
     running = {one.engine_id.partition("#")[0] for one in infos}
     exits = dict(observed.exits)
-    for name, fields in adhoc.entries(host.home).items():
+    for name, fields in adhoc.entries_or_fault(host.home)[0].items():
         if f"{adhoc.STACK}/{name}" not in running:
             replica = ReplicaId(adhoc.STACK, name, 0)
             infos.append(_absent(replica, fields, exits.get(replica)))

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from typing import Unpack
 
-from sage_reconcile import gatewayd
+from sage_reconcile import adhoc, gatewayd
 from sage_reconcile.control import edits
 from sage_reconcile.control.engines import EngineLifecycleManager
 from sage_reconcile.control.entries import EngineOptions, EntryOptions
@@ -119,7 +119,8 @@ class ControlPlaneManager:
         """As `get_cluster_status`."""
         observed = await look(self._host)
         infos = all_engines(self._host, observed)
-        return status(observed, infos, str(self._host.home.root))
+        fault = adhoc.entries_or_fault(self._host.home)[1]
+        return status(observed, infos, str(self._host.home.root), fault)
 
     def update_policy(self, policy: str) -> Json:
         """Sets who of the waiting is next, for all models; "stack" gives that back to the stack files.

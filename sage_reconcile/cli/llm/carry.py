@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from sage_reconcile import adhoc
+from sage_reconcile.adopted import as_it_runs
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import Applied, remember
 from sage_reconcile.cli.apply import confirm, perform, report
-from sage_reconcile.cli.llm.whole import as_it_runs, is_failed, say, take_back
+from sage_reconcile.cli.llm.whole import is_failed, say, take_back
 from sage_reconcile.converge import Host, Survey, local_host, plan_for, with_host_notes
 from sage_reconcile.errors import BlockedError
 from sage_reconcile.home import Home

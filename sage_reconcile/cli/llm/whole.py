@@ -2,10 +2,9 @@
 
 import asyncio
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from sage_reconcile.adopted import as_desired
+from sage_reconcile.adopted import as_it_runs
 from sage_reconcile.apply.execute import Options
 from sage_reconcile.applying import Applied, remember
 from sage_reconcile.cli.apply import confirm, perform, report
@@ -15,8 +14,7 @@ from sage_reconcile.errors import BlockedError
 from sage_reconcile.home import Home
 from sage_reconcile.lock import applying
 from sage_reconcile.model.actions import Result, Verdict
-from sage_reconcile.model.desired import DesiredEngine, DesiredState, PlacementSpec, ReplicaId
-from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.plan_text import headline
 from sage_reconcile.render.print import print_plan
@@ -63,20 +61,6 @@ def say(text: str) -> None:
 
 def is_failed(applied: Applied) -> bool:
     return any(outcome.result is Result.FAILED for outcome in applied.outcomes)
-
-
-def as_it_runs(stack: str, observed: ObservedState) -> DesiredState:
-    """What runs of a stack, to come back to: on the ports where it runs, for a file may have pinned them."""
-    desired = as_desired(stack, observed)
-    ports = {one.replica: one.mark.placement.port for one in observed.launches if one.replica.stack == stack}
-
-    def placed(engine: DesiredEngine) -> DesiredEngine:
-        own = [ports.get(ReplicaId(stack, engine.name, number)) for number in range(engine.replicas)]
-        first = own[0] or 0
-        is_row = first and own == list(range(first, first + engine.replicas))
-        return replace(engine, placement=PlacementSpec(port=first)) if is_row else engine
-
-    return replace(desired, engines=tuple(map(placed, desired.engines)))
 
 
 def take_back(before: DesiredState, applied: Applied, host: Host, options: Options) -> None:
