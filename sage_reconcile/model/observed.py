@@ -66,7 +66,8 @@ LOST = "its supervisor ended without a word (killed, or a reboot)"
 class LastExit:
     """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or "".
 
-    Of an end with the cause LOST, `at` is when its last news came.
+    Of an end with the cause LOST, `at` is when its last news came. `said` is the line of the log that shows
+    the cause; `fingerprint` that of the launch, "" where its record is gone.
     """
 
     at: float
@@ -76,6 +77,8 @@ class LastExit:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
+    fingerprint: str = ""
 
     @property
     def summary(self) -> str:

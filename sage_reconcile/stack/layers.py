@@ -32,6 +32,13 @@ class Layer:
     document: dict[str, Any]
 
 
+def layer_of(path: str, data: bytes, root: Node, is_portable: bool = False) -> Layer:
+    """The layer that a file with this content is; `root` is its tree, a map."""
+    document = root.plain()
+    _Anchor(Path(path).absolute().parent, is_portable).document(document)
+    return Layer(path, hashlib.sha256(data).hexdigest(), root, document)
+
+
 class Reader:
     """Reads files and what they include, in the order in which they are laid over one another."""
 
@@ -69,12 +76,10 @@ class Reader:
                 )
             )
             return
-        document = root.plain()
         self._open.append(Path(path).absolute())
         self._include(path, root)
         self._open.pop()
-        _Anchor(Path(path).absolute().parent, self._is_portable).document(document)
-        self.layers.append(Layer(path, hashlib.sha256(data).hexdigest(), root, document))
+        self.layers.append(layer_of(path, data, root, self._is_portable))
 
     def _include(self, path: str, root: Node) -> None:
         include = root.value.get("include")
