@@ -1,5 +1,6 @@
 """A package named vllm whose server is the fake engine: for tests of the runtime, and of its versions."""
 
+import zipfile
 from pathlib import Path
 
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
@@ -34,3 +35,19 @@ def write_package(folder: Path, version: str = "1.0", own: int = 131072, fits: i
     (folder / "vllm" / "__init__.py").write_text(f"__version__ = {version!r}\n")
     (server / "api_server.py").write_text(SERVER.format(own=own, fits=fits, engine=str(FAKE_ENGINE)))
     return folder
+
+
+def write_wheel(folder: Path, version: str, name: str = "vllm") -> Path:
+    """Writes a wheel of the package into `folder`, as an index directory of wheels has it."""
+    folder.mkdir(exist_ok=True)
+    source = write_package(folder / f".source-{version}", version, own=100)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    files = {str(file.relative_to(source)): file.read_text() for file in sorted(source.rglob("*.py"))}
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in files)
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, content in files.items():
+            wheel.writestr(file, content)
+    return path

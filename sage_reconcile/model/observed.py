@@ -209,7 +209,8 @@ class ExternalHealth:
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans.
+    `models` are the files of the models of all engines, as far as they are on the host that plans. `programs`
+    are the environments that sage has built there, by folder; None where nobody looked.
     """
 
     at: float
@@ -223,6 +224,7 @@ class ObservedState:
     routing: RoutingTable | None = None
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
+    programs: tuple[str, ...] | None = None
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

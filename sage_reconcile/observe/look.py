@@ -32,6 +32,7 @@ from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+from sage_reconcile.observe.programs import installed
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
@@ -64,6 +65,7 @@ class _Past:
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
+    programs: tuple[str, ...] | None = None
 
 
 class LocalEyes:
@@ -101,6 +103,7 @@ class LocalEyes:
             external=external,
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
+            programs=past.programs,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
         )
 
@@ -156,7 +159,8 @@ class LocalEyes:
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(records.last_exits(self.home), records.read_routing(self.home), fault)
+        exits, routing = records.last_exits(self.home), records.read_routing(self.home)
+        return _Past(exits, routing, fault, installed(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore

@@ -11,6 +11,7 @@ from typing import Any
 
 from sage_reconcile.errors import Fault
 from sage_reconcile.stack.problems import describe, did_you_mean
+from sage_reconcile.stack.programs import long_forms
 from sage_reconcile.stack.references import anchor_file_references
 from sage_reconcile.stack.yamltree import Node, parse
 
@@ -169,7 +170,8 @@ def _nearby(path: str) -> str:
 
 
 class _Anchor:
-    """Makes the paths of one document absolute, in place; values of a wrong type are left to validation."""
+    """Makes the paths of one document absolute and short forms long, in place; wrong types are left to
+    validation."""
 
     def __init__(self, folder: Path, is_portable: bool) -> None:
         self._folder = folder
@@ -185,10 +187,13 @@ class _Anchor:
         for engine in [document.get("defaults"), *(engines if isinstance(engines, list) else [])]:
             if isinstance(engine, dict):
                 self._engine(engine)
+        if "runtimes" in document:
+            document["runtimes"] = long_forms(document["runtimes"])
         runtimes = document.get("runtimes")
         for runtime in runtimes.values() if isinstance(runtimes, dict) else ():
             if isinstance(runtime, dict):
                 self._text(runtime, "python", lambda text: "/" in text)
+                self._text(runtime, "index", is_path)
                 self._references(runtime)
         gateway = document.get("gateway")
         if isinstance(gateway, dict):
