@@ -84,7 +84,7 @@ def remove(home: Home, folder: str, say: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Uv:
-    """The uv program. It holds the lock as long as it lives: nobody builds beside a uv that was left alone."""
+    """The uv program. It holds the lock as long as it lives: nobody builds beside a uv that was left."""
 
     path: str
     lock: int
