@@ -136,7 +136,7 @@ class Patcher:
         """What the engine has from defaults or from its runtime's flags, None where nothing is written."""
         engine: Any = self._engine(name)
         value = engine.model_dump(exclude_unset=True)
-        for part in path:
+        for part in (path[0], normal_arg(str(path[1]))) if path[0] == "args" else path:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
