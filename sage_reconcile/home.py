@@ -81,7 +81,8 @@ class Home:
 
     @property
     def runtimes(self) -> Path:
-        """Python environments of engines, `<runtimes>/<runtime name>/bin/python`."""
+        """Python environments of engines: `<runtimes>/<runtime>`, made elsewhere, mostly a link, and
+        `<runtimes>/<runtime>-<version>-<digest>`, built by sage."""
         return self.root / "runtimes"
 
 

@@ -10,7 +10,7 @@ from sage_reconcile.engines.base import LaunchContext
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
-from sage_reconcile.model.desired import LaunchSpec
+from sage_reconcile.model.desired import LaunchSpec, Program
 from sage_reconcile.model.observed import ObservedGpu, Placement
 
 INHERITED = frozenset({"HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
@@ -59,7 +59,10 @@ def runtime_notes(launches: Iterable[LaunchSpec], home: Home) -> tuple[str, ...]
     bare = {
         spec.runtime
         for spec in launches
-        if runtime(spec.runtime).needs_python and spec.python is None and not _own_python(spec, home).exists()
+        if runtime(spec.runtime).needs_python
+        and spec.python is None
+        and spec.program is None
+        and not _own_python(spec, home).exists()
     }
     return tuple(
         f"runtime {name} has no environment in {home.runtimes / name}: python3 of the PATH is used"
@@ -78,7 +81,10 @@ def _model(spec: LaunchSpec, home: Home) -> str:
 
 
 def _python(spec: LaunchSpec, home: Home) -> str:
-    """The file's `python`, else SAGE_HOME/runtimes/<runtime>, else python3 of the PATH."""
+    """That of the version that the file pins, else its `python`, else SAGE_HOME/runtimes/<runtime>, else
+    python3 of the PATH."""
+    if spec.program is not None:
+        return _installed_python(spec, spec.program, home)
     if spec.python is not None:
         if shutil.which(spec.python) is None:
             raise PermanentError(
@@ -95,6 +101,15 @@ def _python(spec: LaunchSpec, home: Home) -> str:
             f"no Python for runtime {spec.runtime}: make {own}, or set runtimes.<name>.python"
         )
     return found
+
+
+def _installed_python(spec: LaunchSpec, program: Program, home: Home) -> str:
+    path = home.runtimes / program.folder(spec.runtime) / "bin" / "python"
+    if not path.exists():
+        raise PermanentError(
+            f"{spec.runtime} {program.version} is not installed: run `sage runtime install {spec.runtime}`"
+        )
+    return str(path)
 
 
 def program_of(name: str, env: Mapping[str, str], cwd: str | None) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
@@ -120,9 +120,12 @@ class Executor:
                 await self._act(run, action)
         except ReconcileError as error:
             rolled_back, note = await self._roll_back(run)
-            tail = error.tail if isinstance(error, LaunchFailed) else ()
             reason = "; ".join(part for part in (str(error), note) if part)
-            return Outcome(step, Result.FAILED, reason, time.monotonic() - begin, tail, rolled_back)
+            took = time.monotonic() - begin
+            outcome = Outcome(step, Result.FAILED, reason, took, rolled_back=rolled_back)
+            if isinstance(error, LaunchFailed):
+                return replace(outcome, tail=error.tail, cause=error.cause, said=error.said)
+            return outcome
         except _InterruptedError:
             return Outcome(step, Result.SKIPPED, "interrupted; the engine goes on loading", 0.0)
         return Outcome(step, Result.DONE, "", time.monotonic() - begin)

@@ -149,8 +149,8 @@ class LocalHands:
             if not self._is_supervised(launch):
                 raise failure(_record(launch, "exit.json"), self._tail(launch))
             if time.monotonic() - begun > timeout + grace(record, timeout):
-                self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
-                raise LaunchFailed(self._late[launch.mark.launch], self._tail(launch))
+                reason = self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
+                raise LaunchFailed(reason, self._tail(launch), cause=reason.partition(";")[0])
             await asyncio.sleep(TICK)
 
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:

@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("service", "sage_reconcile.cli.service:app", "Let systemd start gateway and engines at boot."),
     ("import", "sage_reconcile.cli.imports:import_", "Write a stack file of engines that run by hand."),
     ("doctor", "sage_reconcile.cli.doctor:doctor", "Check driver, runtimes, limits, disks and ports."),
+    ("runtime", "sage_reconcile.cli.runtime:app", "Install, list and remove versions of engine programs."),
     ("inventory", "sage_reconcile.cli.inventory:inventory", "Describe this host for plans elsewhere."),
     ("schema", "sage_reconcile.cli.schema:schema", "Print the JSON schema of the stack file."),
     ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),

@@ -17,6 +17,7 @@ from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.bell import Bell
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
 from sage_reconcile.converge import carry_out, local_host, survey
+from sage_reconcile.fixing import Source
 from sage_reconcile.home import Home
 from sage_reconcile.lock import LockNotWanted, applying
 from sage_reconcile.model.actions import Outcome, Plan, Result, Verdict
@@ -166,6 +167,8 @@ class HostWork:
             remember(self._home, stack, applied, note="watch")
         if outcomes:
             self._watch_pulse(await self._host.eyes.look(desired), set())
+        for remedy in Source(stack, self._sets, self._home).of_outcomes(found, outcomes).remedies:
+            self.say(f"{remedy.engine}: {remedy.short}")
         failed = tuple((o.step.replica, o.reason) for o in outcomes if o.result is Result.FAILED)
         return PassResult(found.plan, failed, due_in(desired, found.observed))
 

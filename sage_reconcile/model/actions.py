@@ -187,7 +187,10 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well."""
+    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well.
+
+    `cause` is the known cause why an engine did not get ready, `said` the line of its log that shows it.
+    """
 
     step: Step
     result: Result
@@ -195,3 +198,5 @@ class Outcome:
     seconds: float = 0.0
     tail: tuple[str, ...] = ()
     rolled_back: bool = False
+    cause: str = ""
+    said: str = ""

@@ -66,7 +66,8 @@ LOST = "its supervisor ended without a word (killed, or a reboot)"
 class LastExit:
     """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or "".
 
-    Of an end with the cause LOST, `at` is when its last news came.
+    Of an end with the cause LOST, `at` is when its last news came. `said` is the line of the log that shows
+    the cause; `fingerprint` that of the launch, "" where its record is gone.
     """
 
     at: float
@@ -76,6 +77,8 @@ class LastExit:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
+    fingerprint: str = ""
 
     @property
     def summary(self) -> str:
@@ -225,7 +228,8 @@ class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
     `models` are the files of the models of all engines, as far as they are on the host that plans. `demand`
-    is None where no gateway tells who is asked for.
+    is None where no gateway tells who is asked for. `programs` are the environments that sage has built
+    there, by folder; None where nobody looked.
     """
 
     at: float
@@ -240,6 +244,7 @@ class ObservedState:
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
     demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

@@ -34,6 +34,7 @@ from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+from sage_reconcile.observe.programs import installed
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
@@ -69,6 +70,7 @@ class _Past:
     routing: RoutingTable | None = None
     fault: str = ""
     demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
 
 
 class LocalEyes:
@@ -107,6 +109,7 @@ class LocalEyes:
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
             demand=past.demand,
+            programs=past.programs,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
         )
 
@@ -166,9 +169,8 @@ class LocalEyes:
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(
-            records.last_exits(self.home), records.read_routing(self.home), fault, read_demand(self.home)
-        )
+        exits, routing = records.last_exits(self.home), records.read_routing(self.home)
+        return _Past(exits, routing, fault, read_demand(self.home), installed(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,11 +73,14 @@ class ExitRecord:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
     version: int = 1
 
     @property
     def last_exit(self) -> LastExit:
-        return LastExit(self.at, self.code, self.signal, self.was_ready, self.cause, self.hint, self.tail)
+        return LastExit(
+            self.at, self.code, self.signal, self.was_ready, self.cause, self.hint, self.tail, self.said
+        )
 
 
 def read_launch(home: Home, mark: Mark) -> LaunchRecord | None:
@@ -147,6 +150,8 @@ def _end(launch: Path) -> LastExit | None:
     written = _read(launch / "exit.json", ExitRecord)
     end = written.last_exit if written is not None else None
     record = _read(launch / "launch.json", LaunchRecord)
+    if end is not None and record is not None:
+        end = replace(end, fingerprint=record.mark.fingerprint)
     if record is None or record.state == "exited" or (end is not None and end.at >= record.since):
         return end
     if tree.is_running(record.supervisor.pid, record.supervisor.started):

@@ -16,6 +16,7 @@ from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
+from sage_reconcile.plan.programs import missing_program
 from sage_reconcile.plan.room import plan_on_demand
 from sage_reconcile.plan.steps import in_reading_order, reap_step, stop_step
 from sage_reconcile.plan.timeline import timeline
@@ -223,6 +224,10 @@ class _Planning:
             return None
         if launch is not None and verdict is Verdict.STOP:
             self._stop(launch, decision.cause, engine.live.drain, must_drain=self._wish(engine).is_aside)
+            return None
+        missing = missing_program(engine, self.observed)
+        if missing and verdict in (Verdict.START, Verdict.REPLACE):
+            self._block(replica, missing)
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):

@@ -1,5 +1,6 @@
 """What runs, as a table and as JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -127,8 +128,10 @@ def _gpu(account: Account, observed: ObservedState) -> dict[str, Any]:
     }
 
 
-def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: bool) -> RenderableType:
-    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file.
+def status_view(
+    observed: ObservedState, drift: dict[str, str], shows_foreign: bool, notes: Sequence[str] = ()
+) -> RenderableType:
+    """Engines, GPUs, leftovers, gaps and notes. `drift` maps a replica to what differs from the stack file.
 
     Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
     """
@@ -151,6 +154,7 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     ]
     parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
     parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    parts += [Text(note, "yellow") for note in notes]
     if observed.gpus:
         parts += [Text(""), Folding(_gpus(observed))]
     return Group(*parts)

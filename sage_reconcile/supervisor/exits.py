@@ -51,7 +51,7 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
     if end.reason == "late":
         cause, _, probe = end.message.partition("; ")
         if known := waits_for(tail):
-            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}")
+            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}", known.said)
         return Verdict(cause, f"{probe}; raise health.startup_timeout or read the log")
     if end.reason == "robbed":
         return Verdict(end.message, "end that process, or choose another port in the stack file")
@@ -74,5 +74,6 @@ def exit_record(
         "was_ready": end.was_ready,
         "cause": redactor.clean(known.cause),
         "hint": redactor.clean(known.hint),
+        "said": redactor.clean(known.said)[:LINE_LENGTH],
         "tail": [redactor.clean(line)[:LINE_LENGTH] for line in tail[-TAIL_LINES:]],
     }

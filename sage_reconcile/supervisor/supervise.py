@@ -87,7 +87,7 @@ class Supervisor:
                 return self._leave_stopped(end)
             known = judge(end, self.log.tail())
             delay, why = self._next(end)
-            self._record_exit(end, Verdict(known.cause, f"{known.hint}; {why}"))
+            self._record_exit(end, known._replace(hint=f"{known.hint}; {why}"))
             if delay is None:
                 self._tell(state="exited", message=f"{known.cause or end.summary}; {why}")
                 return 1

@@ -48,7 +48,7 @@ def parse(app: App, words: list[str]) -> None:
         if word in target and not word.startswith("-"):
             target = target[word]
     assert target is not app, f"there is no command {words[0]}"
-    if len(words) == (2 if words[0] == "gateway" else 1) or words == ["gateway"]:
+    if len(words) == (2 if words[0] in ("gateway", "runtime") else 1) or words == ["gateway"]:
         return  # only named; an argument that it needs is not part of its name
     try:
         app.parse_args(words, exit_on_error=False, print_error=False)

@@ -132,7 +132,7 @@ def test_every_field_of_a_launch_is_set_by_some_pass() -> None:
         for field in fields(LaunchSpec)
         if getattr(engine_of(**given).launch, field.name) != getattr(engine_of().launch, field.name)
     }
-    assert {field.name for field in fields(LaunchSpec)} - reached == {"python", "url", "api_key"}
+    assert {field.name for field in fields(LaunchSpec)} - reached == {"python", "program", "url", "api_key"}
 
 
 LABELS = st.text("abcdefgh", min_size=1, max_size=5)
