@@ -94,7 +94,7 @@ class LocalHands:
         spec, replica = order.spec, order.replica
         _require_free(order.placement)
         gpus = self._senses.gpus() if order.placement.gpus else ()
-        context = launch_context(spec, order.placement, self._home, gpus)
+        context = launch_context(spec, order.placement, self._home, gpus, order.counted_mib)
         line = runtime(spec.runtime).command_line(spec, context)
         launch = random_source.token_hex(4)
         mark = Mark(

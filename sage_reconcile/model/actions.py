@@ -25,13 +25,18 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a new process tree for a replica."""
+    """Start a new process tree for a replica.
+
+    `counted_mib` is what the plan counts it with on each GPU, of one that would else be told to take more
+    than it ever fills.
+    """
 
     replica: ReplicaId
     spec: LaunchSpec
     fingerprint: str
     placement: Placement
     live: LiveSpec
+    counted_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

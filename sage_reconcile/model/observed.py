@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
@@ -90,7 +91,8 @@ class LastExit:
 class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
-    `live` is None where the supervisor's record could not be read. Times in epoch seconds.
+    `live` is None where the supervisor's record could not be read. Times in epoch seconds. `versions` are of
+    the packages that it runs, as far as they are known.
     """
 
     mark: Mark
@@ -107,6 +109,8 @@ class ObservedLaunch:
     message: str = ""
     directory: str = ""
     last_exit: LastExit | None = None
+    engine_started: float | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     @property
     def replica(self) -> ReplicaId:
@@ -206,7 +210,8 @@ class ExternalHealth:
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans.
+    `models` are the files of the models of all engines, as far as they are on the host that plans, `facts`
+    what was measured here before.
     """
 
     at: float
@@ -220,6 +225,7 @@ class ObservedState:
     routing: RoutingTable | None = None
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

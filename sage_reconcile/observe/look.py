@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from sage_reconcile import facts
 from sage_reconcile.home import Home
 from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
     Gap,
@@ -32,6 +34,7 @@ from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+from sage_reconcile.observe.versions import versions_of
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
@@ -55,6 +58,7 @@ class _Written:
 
     record: records.LaunchRecord | None
     last_exit: LastExit | None
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class _Past:
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
+    facts: tuple[Fact, ...] = ()
 
 
 class LocalEyes:
@@ -102,6 +107,7 @@ class LocalEyes:
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
+            facts=past.facts,
         )
 
     async def _models(self, specs: tuple[LaunchSpec, ...]) -> tuple[ModelFiles, ...]:
@@ -147,16 +153,20 @@ class LocalEyes:
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
-        marks = [live.mark for live in table.live]
         written = {
-            mark.launch: _Written(records.read_launch(self.home, mark), records.read_exit(self.home, mark))
-            for mark in marks
+            live.mark.launch: _Written(
+                records.read_launch(self.home, live.mark),
+                records.read_exit(self.home, live.mark),
+                versions_of(live.mark.spec.runtime, live.engine.pid) if live.engine else (),
+            )
+            for live in table.live
         }
         return table, written
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(records.last_exits(self.home), records.read_routing(self.home), fault)
+        routing = records.read_routing(self.home)
+        return _Past(records.last_exits(self.home), routing, fault, facts.read(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
@@ -183,6 +193,7 @@ class LocalEyes:
             message=message,
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
+            versions=written.versions,
         )
         if record is None:
             return launch
@@ -193,6 +204,7 @@ class LocalEyes:
             restarts=record.restarts,
             engine_pid=_engine_pid(live, record),
             live=record.live,
+            engine_started=record.engine.started if record.engine else None,
         )
 
 

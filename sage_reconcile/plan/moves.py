@@ -47,7 +47,7 @@ class Moves:
             Verdict.START,
             replica,
             decision.cause,
-            (*first, *start_actions(engine, replica, spot.placement)),
+            (*first, *start_actions(engine, replica, spot.placement, spot.counted_mib)),
             spot.after,
             placement=spot.placement,
             notes=spot.notes,
@@ -60,7 +60,7 @@ class Moves:
         if isinstance(choice, NoSpot):
             return choice
         spot, step = choice.spot, f"replace:{replica.short}"
-        launch = start_actions(engine, replica, spot.placement)
+        launch = start_actions(engine, replica, spot.placement, spot.counted_mib)
         leave = stop_actions(old, engine.live.drain)
         if choice.strategy is Strategy.SURGE:
             self._placer.claim(spot, step, replica.short)
