@@ -107,6 +107,20 @@ Action = Launch | AwaitReady | Reroute | Withdraw | Drain | Stop | Reap | Update
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Seconds that a step is expected to cost, from what was measured here before; None is unknown.
+
+    `outage`: no replica of the engine answers; requests are held for `hold` of them at most, and those of the
+    first `refused` seconds are refused. `work`: from its beginning to its end. Draining is not in them.
+    """
+
+    outage: float | None
+    work: float | None
+    refused: float | None = None
+    hold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One change of one replica: its actions run in order.
 
@@ -126,6 +140,7 @@ class Step:
     placement: Placement | None = None
     notes: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +161,21 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Memory of one GPU over one step, in MiB, with the steps before it in the plan's order done."""
+
+    step: str
+    before_mib: int
+    peak_mib: int
+    after_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class GpuTimeline:
-    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end."""
+    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end.
+
+    The worst moment is that of any order in which the steps may run; `steps` has those that change it.
+    """
 
     node: str
     index: int
@@ -157,6 +185,7 @@ class GpuTimeline:
     before_mib: int
     peak_mib: int
     after_mib: int
+    steps: tuple[StepMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

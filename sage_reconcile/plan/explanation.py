@@ -32,7 +32,7 @@ class GpuReason:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`need_mib` is what the ledger counts on one GPU, None where it is unknown; `need_source` says why so much.
+    """`need_mib` is what the ledger counts on one GPU, None where it is unknown; `need_source` says why.
 
     `unknown` says why there is no estimate, `shortage` why the engine will not start. `fact` is what was
     measured of this very launch on such a GPU.

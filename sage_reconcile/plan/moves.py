@@ -4,6 +4,7 @@ from sage_reconcile.model.actions import Action, Step, Stop, Verdict
 from sage_reconcile.model.desired import DesiredEngine, ReplicaId, Strategy
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
 from sage_reconcile.plan.classify import Decision
+from sage_reconcile.plan.expected import Times
 from sage_reconcile.plan.external import reroute_step
 from sage_reconcile.plan.place import NoSpot, Placer
 from sage_reconcile.plan.steps import in_place, start_actions, stop_actions, swap_actions
@@ -15,6 +16,7 @@ class Moves:
 
     def __init__(self, placer: Placer) -> None:
         self._placer = placer
+        self._times = Times(placer.ledger)
 
     def step(
         self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None, decision: Decision
@@ -52,6 +54,7 @@ class Moves:
             placement=spot.placement,
             notes=spot.notes,
             behind=spot.behind,
+            expected=self._times.start(replica, engine.launch, spot.placement),
         )
 
     def _replace(self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision) -> Step | NoSpot:
@@ -85,6 +88,7 @@ class Moves:
             placement=spot.placement,
             notes=spot.notes,
             behind=spot.behind,
+            expected=self._times.replacement(engine, old, spot.placement, choice.strategy),
         )
 
     def _in_place(self, engine: DesiredEngine, launch: ObservedLaunch, decision: Decision) -> Step | NoSpot:
@@ -107,4 +111,5 @@ class Moves:
             after,
             changes=decision.changes,
             behind=behind,
+            expected=self._times.wake(launch) if decision.verdict is Verdict.WAKE else None,
         )

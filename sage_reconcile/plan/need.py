@@ -81,5 +81,8 @@ class Known:
             self._prints[spec] = fingerprint(spec)
         return self._facts.get((self._prints[spec], gpu_total_mib))
 
+    def all(self) -> tuple[Fact, ...]:
+        return tuple(self._facts.values())
+
     def __bool__(self) -> bool:
         return bool(self._facts)

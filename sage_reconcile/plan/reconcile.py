@@ -75,12 +75,13 @@ class _Planning:
         for engine in planning_order(self.desired, self._sizes()):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
+        steps = in_reading_order(self.steps)
         return Plan(
             stack=self.desired.stack,
-            steps=tuple(in_reading_order(self.steps)),
+            steps=tuple(steps),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
+            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
             notes=external_notes(self.observed),
             described=self.observed.is_described,
