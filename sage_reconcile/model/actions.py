@@ -144,11 +144,31 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Remedy:
+    """An edit of one field of an engine that would make room, and what it does, `said` in words."""
+
+    engine: str
+    field: str
+    value: str
+    said: str
+
+    @property
+    def edit(self) -> str:
+        """As `sage plan --set` takes it."""
+        return f"engines.{self.engine}.{self.field}={self.value}"
+
+
+@dataclass(frozen=True, slots=True)
 class Blocked:
-    """A replica that needs a change which cannot be made, and why, with the arithmetic."""
+    """A replica that needs a change which cannot be made, and why, with the arithmetic.
+
+    `remedies`, cheapest first, are for one that `lacks_memory`: any one of them is enough.
+    """
 
     replica: ReplicaId
     reason: str
+    lacks_memory: bool = False
+    remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,14 @@ class Ledger:
                 self._change(account, later=(step, mib))
                 account.flow.append((step, 0, mib))
 
+    def rest(self, launch: ObservedLaunch, step: str) -> None:
+        """`step` puts `launch` to sleep; what it does not keep then may be used by steps after `step`."""
+        for account in self.by_node.get(launch.mark.placement.node, ()):
+            mib = account.held.get(launch.mark.launch, 0) - asleep_mib(launch, account)
+            if mib:
+                self._change(account, later=(step, mib))
+                account.flow.append((step, 0, mib))
+
     def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str, sleeps: bool = False) -> None:
         """`step` ends `launch` and starts, on GPUs of the same node, something that needs so much of each.
 

@@ -100,6 +100,8 @@ class Moves:
             if isinstance(spot, NoSpot):
                 return spot
             after, behind = spot.after, spot.behind
+        elif decision.verdict is Verdict.SLEEP:
+            self._placer.ledger.rest(launch, step)
         elif launch.health is Health.STARTING:
             behind = self._placer.queue(launch, step)
         return Step(

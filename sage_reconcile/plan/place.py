@@ -26,9 +26,10 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class NoSpot:
-    """Why there is no place."""
+    """Why there is no place; `lacks_memory`: there would be one if GPUs had more free."""
 
     reason: str
+    lacks_memory: bool = False
 
 
 def wanted_gpus(engine: DesiredEngine, replica: int) -> tuple[int | str, ...] | None:
@@ -154,7 +155,7 @@ class Placer:
             if after == ():
                 break
         if best is None:
-            return NoSpot(shortage(engine.launch, wanted, self.ledger))
+            return NoSpot(shortage(engine.launch, wanted, self.ledger), lacks_memory=True)
         accounts, after = best
         needs = {a.gpu.uuid: self.ledger.need(spec, a.gpu.total_mib) for a in accounts}
         smallest = min(a.gpu.total_mib for a in accounts)
@@ -173,7 +174,7 @@ class Placer:
         accounts = tuple(account for account in found if account is not None)
         after = self._room(accounts, launch.mark.spec, launch)
         if after is None:
-            return NoSpot(no_room_to_wake(launch, accounts))
+            return NoSpot(no_room_to_wake(launch, accounts), lacks_memory=True)
         needs = {a.gpu.uuid: missing_mib(launch, a) for a in accounts}
         spot = Spot(place, needs, after, _lane(accounts, after))
         self.ledger.take(place.node, needs, step)

@@ -15,6 +15,7 @@ from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
+from sage_reconcile.plan.remedies import with_remedies
 from sage_reconcile.plan.steps import (
     in_reading_order,
     reap_step,
@@ -33,7 +34,8 @@ def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _
     Equal arguments give equal plans. Only launches of `desired.stack` are changed; everything else is
     counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
     """
-    return _Planning(desired, observed, policy).plan()
+    plan = _Planning(desired, observed, policy).plan()
+    return with_remedies(plan, desired, observed, lambda other: _Planning(other, observed, policy).plan())
 
 
 class _Planning:
@@ -209,7 +211,7 @@ class _Planning:
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):
-            self._block(replica, step.reason)
+            self._block(replica, step.reason, step.lacks_memory)
             return None
         after = {*step.after, *self._dependencies(engine)}
         if previous and verdict is Verdict.REPLACE:
@@ -219,8 +221,8 @@ class _Planning:
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))
 
-    def _block(self, replica: ReplicaId, reason: str) -> None:
-        self.blocked.append(Blocked(replica, reason))
+    def _block(self, replica: ReplicaId, reason: str, lacks_memory: bool = False) -> None:
+        self.blocked.append(Blocked(replica, reason, lacks_memory))
         self.stuck[replica.engine] = "blocked"
 
     def _stop_others(

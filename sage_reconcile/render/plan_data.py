@@ -5,6 +5,7 @@ from typing import Any
 
 from sage_reconcile.model.actions import (
     AwaitReady,
+    Blocked,
     Launch,
     Plan,
     Reap,
@@ -20,6 +21,7 @@ from sage_reconcile.render.plan_text import (
     changing_gpus,
     expected_words,
     headline,
+    remedy_words,
     shown_steps,
     step_words,
     where,
@@ -40,10 +42,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "stack": plan.stack,
         "summary": summary,
         "steps": [_step(step) for step in plan.steps],
-        "blocked": [
-            {"engine": b.replica.engine, "replica": b.replica.replica, "reason": b.reason}
-            for b in plan.blocked
-        ],
+        "blocked": [_blocked(blocked) for blocked in plan.blocked],
         "held": [
             {"engine": k.replica.engine, "replica": k.replica.replica, "reason": k.reason} for k in held
         ],
@@ -63,6 +62,14 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             for gpu in plan.memory
         ],
     }
+
+
+def _blocked(blocked: Blocked) -> dict[str, Any]:
+    replica = blocked.replica
+    data: dict[str, Any] = {"engine": replica.engine, "replica": replica.replica, "reason": blocked.reason}
+    if blocked.remedies:
+        data["remedies"] = [{"set": one.edit, "does": one.said} for one in blocked.remedies]
+    return data
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -97,7 +104,9 @@ def plan_markdown(plan: Plan) -> str:
     if plan.steps or plan.blocked:
         lines += ["| action | engine | model | runtime | cause | where |"]
         lines += ["| --- | --- | --- | --- | --- | --- |", *map(_row, plan.steps)]
-        lines += [f"| **blocked** | `{b.replica.short}` | | | {_cell(b.reason)} | |" for b in plan.blocked]
+        for b in plan.blocked:
+            reason = "; ".join([b.reason, *map(remedy_words, b.remedies)])
+            lines.append(f"| **blocked** | `{b.replica.short}` | | | {_cell(reason)} | |")
         lines.append("")
     if plan.steps:
         lines += _memory_table(plan)

@@ -9,6 +9,7 @@ from sage_reconcile.model.actions import (
     GpuTimeline,
     Launch,
     Plan,
+    Remedy,
     Step,
     StepMemory,
     Verdict,
@@ -54,7 +55,9 @@ def plan_lines(plan: Plan) -> list[Line]:
     width = max([width, *(len(b.replica.short) for b in plan.blocked)])
     for step in plan.steps:
         lines += _step(step, width)
-    lines += [("red", _blocked(blocked, width)) for blocked in plan.blocked]
+    for blocked in plan.blocked:
+        lines.append(("red", _blocked(blocked, width)))
+        lines += [("yellow", f"{' ' * (17 + width)}{remedy_words(one)}") for one in blocked.remedies]
     for kept in plan.kept:
         if kept.verdict is Verdict.HOLD:
             lines.append(("yellow", f"  ?   hold     {kept.replica.short:<{width}}  {kept.reason}"))
@@ -130,6 +133,10 @@ def where(place: Placement) -> str:
 
 def _blocked(blocked: Blocked, width: int) -> str:
     return f"  !   blocked  {blocked.replica.short:<{width}}  {blocked.reason}"
+
+
+def remedy_words(remedy: Remedy) -> str:
+    return f"would go with {remedy.edit}: {remedy.said}"
 
 
 _HEADER = "GPU memory, MiB"

@@ -307,7 +307,9 @@ def test_the_world_catches_what_takes_too_much() -> None:
 
 @bounded
 @given(situations())
-def test_the_memory_of_the_steps_adds_up_to_that_of_the_gpu(situation: tuple[FakeWorld, DesiredState]) -> None:
+def test_the_memory_of_the_steps_adds_up_to_that_of_the_gpu(
+    situation: tuple[FakeWorld, DesiredState],
+) -> None:
     world, stack = situation
     for line in reconcile(stack, world.seen()).memory:
         levels = [line.before_mib, *(step.after_mib for step in line.steps)]
