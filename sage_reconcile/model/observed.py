@@ -1,6 +1,6 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
@@ -145,11 +145,13 @@ class ForeignLaunch:
 
 @dataclass(frozen=True, slots=True)
 class GpuHolder:
-    """A process that holds memory of a GPU."""
+    """A process that holds memory of a GPU. `name` is "" for one that is not seen from here: it ended, or the
+    number is another PID namespace's. `parents` are its ancestors, the nearest first."""
 
     pid: int
     name: str
     mib: int
+    parents: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,5 +251,8 @@ def held(gpus: Iterable[ObservedGpu], pids: Iterable[int]) -> tuple[tuple[str, i
     """MiB per GPU UUID that these processes hold, as NVML measured. Empty where NVML's pids are another
     namespace's (a container): nothing matches, and nothing is guessed."""
     members = frozenset(pids)
-    sums = {gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.pid in members) for gpu in gpus}
+    sums = {
+        gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.name and holder.pid in members)
+        for gpu in gpus
+    }
     return tuple((uuid, mib) for uuid, mib in sorted(sums.items()) if mib)
