@@ -144,6 +144,21 @@ def test_the_embedding_server_answers_to_the_name_in_the_file() -> None:
     assert (value(found, "--model"), value(found, "--served-model-name")) == ("/models/org/name", "org/name")
 
 
+@pytest.mark.parametrize(("memory", "share"), [(10_000, 9_400 / MIB), (0.5, 0.5 - 600 / MIB)])
+def test_the_embedding_server_keeps_within_gpu_memory(memory: int | float, share: float) -> None:
+    one = spec("sentence-transformers", kind=Kind.EMBEDDING, gpu_memory=memory)
+    found = line(one, context(gpus=("0",), total=MIB))
+    assert float(value(found, "--gpu-memory-fraction")) == pytest.approx(share, abs=1e-4)
+    own = replace(one, args=(("gpu-memory-fraction", 0.3),))
+    assert line(own, context(gpus=("0",), total=MIB)).argv.count("--gpu-memory-fraction") == 1
+
+
+def test_without_a_limit_or_a_gpu_it_is_given_none() -> None:
+    one = spec("sentence-transformers", kind=Kind.EMBEDDING)
+    for given, where in ((one, context(gpus=("0",), total=MIB)), (replace(one, gpu_memory=0.5), context())):
+        assert "--gpu-memory-fraction" not in line(given, where).argv
+
+
 def test_every_placeholder_of_a_command_is_filled() -> None:
     command = ("serve", "{model}", "--at={host}:{port}", "--gpus", "{gpus}", "{other}")
     found = line(spec("command", command=command, args=(("n", 3),)), context(gpus=("0", "2"), total=MIB))
