@@ -67,6 +67,11 @@ class Home:
         return self.root / "history"
 
     @property
+    def facts(self) -> Path:
+        """What was measured of launches, one file a fact."""
+        return self.root / "facts"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

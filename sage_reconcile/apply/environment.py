@@ -39,7 +39,11 @@ def engine_environment(
 
 
 def launch_context(
-    spec: LaunchSpec, placement: Placement, home: Home, gpus: tuple[ObservedGpu, ...]
+    spec: LaunchSpec,
+    placement: Placement,
+    home: Home,
+    gpus: tuple[ObservedGpu, ...],
+    counted_mib: int | None = None,
 ) -> LaunchContext:
     """What only this host knows. Raises PermanentError when the runtime's Python is not there."""
     kind = runtime(spec.runtime)
@@ -51,6 +55,7 @@ def launch_context(
         python=_python(spec, home) if kind.needs_python else "",
         visible=tuple(gpu.uuid if gpu.uuid.startswith("MIG-") else str(gpu.index) for gpu in own),
         gpu_total_mib=min((gpu.total_mib for gpu in own), default=None),
+        counted_mib=counted_mib,
     )
 
 

@@ -280,7 +280,9 @@ class Executor:
         self._say(run, "rolling back")
         wanted = next(action for action in run.step.actions if isinstance(action, Launch))
         mark = old.mark
-        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, old.live or wanted.live)
+        counted = max((mib for _, mib in old.gpu_mib), default=None) if wanted.counted_mib else None
+        live = old.live or wanted.live
+        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, live, counted)
         again = await self._hands.launch(order)
         self._say(run, "rolling back: waiting until the old one answers", again)
         await self._hands.await_ready(again, order.live.health.startup_timeout)

@@ -4,7 +4,7 @@ import math
 
 from sage_reconcile.engines.base import arg
 from sage_reconcile.engines.failures import Failure
-from sage_reconcile.engines.vllm import DEFAULT_UTILIZATION, Vllm
+from sage_reconcile.engines.vllm import DEFAULT_UTILIZATION, utilization
 from sage_reconcile.model.desired import Device
 from sage_reconcile.model.fixes import Edit, Fix
 
@@ -64,7 +64,7 @@ def out_of_memory(failure: Failure) -> Fix:
 
 
 def _now(failure: Failure) -> float:
-    return Vllm().utilization(failure.spec, failure.gpu_total_mib)
+    return utilization(failure.spec, failure.gpu_total_mib)
 
 
 def _share_for(failure: Failure) -> float | None:

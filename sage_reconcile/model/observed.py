@@ -1,9 +1,10 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
@@ -94,7 +95,7 @@ class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
     `live` is None where the supervisor's record could not be read. Times in epoch seconds; `woken_at` is 0.0
-    where it never slept.
+    where it never slept. `versions` are of the packages that it runs, as far as they are known.
     """
 
     mark: Mark
@@ -112,6 +113,8 @@ class ObservedLaunch:
     directory: str = ""
     last_exit: LastExit | None = None
     woken_at: float = 0.0
+    engine_started: float | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     @property
     def replica(self) -> ReplicaId:
@@ -146,11 +149,13 @@ class ForeignLaunch:
 
 @dataclass(frozen=True, slots=True)
 class GpuHolder:
-    """A process that holds memory of a GPU."""
+    """A process that holds memory of a GPU. `name` is "" for one that is not seen from here: it ended, or the
+    number is another PID namespace's. `parents` are its ancestors, the nearest first."""
 
     pid: int
     name: str
     mib: int
+    parents: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +232,9 @@ class Demand:
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans. `demand`
-    is None where no gateway tells who is asked for. `programs` are the environments that sage has built
-    there, by folder; None where nobody looked.
+    `models` are the files of the models of all engines, as far as they are on the host that plans, `facts`
+    what was measured here before. `demand` is None where no gateway tells who is asked for. `programs` are
+    the environments that sage has built there, by folder; None where nobody looked.
     """
 
     at: float
@@ -245,6 +250,7 @@ class ObservedState:
     models: tuple[ModelFiles, ...] = ()
     demand: tuple[Demand, ...] | None = None
     programs: tuple[str, ...] | None = None
+    facts: tuple[Fact, ...] = ()
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

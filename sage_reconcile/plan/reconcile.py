@@ -17,6 +17,7 @@ from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wa
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
 from sage_reconcile.plan.programs import missing_program
+from sage_reconcile.plan.remedies import with_remedies
 from sage_reconcile.plan.room import plan_on_demand
 from sage_reconcile.plan.steps import in_reading_order, reap_step, stop_step
 from sage_reconcile.plan.timeline import timeline
@@ -33,10 +34,12 @@ def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _
     counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
     """
 
-    def planned(wishes: Wishes) -> Plan:
-        return _Planning(desired, observed, policy, wishes).plan()
+    def planned(other: DesiredState) -> Plan:
+        return plan_on_demand(
+            other, observed, policy, lambda wishes: _Planning(other, observed, policy, wishes).plan()
+        )
 
-    return plan_on_demand(desired, observed, policy, planned)
+    return with_remedies(planned(desired), desired, observed, planned)
 
 
 class _Planning:
@@ -82,12 +85,13 @@ class _Planning:
         for engine in planning_order(self.desired, self._sizes(), leaving):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
+        steps = in_reading_order(self.steps)
         return Plan(
             stack=self.desired.stack,
-            steps=tuple(in_reading_order(self.steps)),
+            steps=tuple(steps),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
+            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
             notes=(*external_notes(self.observed), *demand_notes(self.desired, self.observed)),
             described=self.observed.is_described,
@@ -231,7 +235,7 @@ class _Planning:
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):
-            self._block(replica, step.reason)
+            self._block(replica, step.reason, step.lacks_memory)
             return None
         after = {*step.after, *self._dependencies(engine)}
         if previous and verdict is Verdict.REPLACE:
@@ -241,8 +245,8 @@ class _Planning:
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))
 
-    def _block(self, replica: ReplicaId, reason: str) -> None:
-        self.blocked.append(Blocked(replica, reason))
+    def _block(self, replica: ReplicaId, reason: str, lacks_memory: bool = False) -> None:
+        self.blocked.append(Blocked(replica, reason, lacks_memory))
         self.stuck[replica.engine] = "blocked"
 
     def _stop_others(
