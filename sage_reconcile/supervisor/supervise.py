@@ -176,10 +176,14 @@ class Supervisor:
         delay = self.restarts.next_delay(time.monotonic(), end.was_ready, restart)
         if delay is None:
             return None, f"gave up: max_attempts ({restart.max_attempts}) restarts used up"
-        return delay, f"restart {self.restarts.total} follows in {delay:.1f} s"
+        when = f"in {delay:.1f} s" if delay else "at once"
+        return delay, f"restart {self.restarts.total} follows {when}"
 
     def _back_off(self, delay: float, message: str) -> None:
         """Returns after `delay` seconds, or when a stop came in between."""
+        if not delay:
+            self._tell(state="starting", message=message, restarts=self.restarts.total)
+            return
         until = time.monotonic() + delay
         at = time.time() + delay
         self._tell(state="backoff", message=message, next_attempt_at=at, restarts=self.restarts.total)

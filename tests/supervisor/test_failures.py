@@ -94,9 +94,18 @@ def test_a_hanging_readiness_request_does_not_outlast_the_startup_timeout(launch
     assert one.record("exit.json")["cause"] == "not ready within 1 s"
 
 
-def test_a_crash_is_followed_by_backoff_and_ready_again(launch: Make, tmp_path: Path) -> None:
+def test_the_first_restart_does_not_wait(launch: Make) -> None:
+    one = launch().live("restart", backoff=3600.0, backoff_max=3600.0).start()
+    one.until_state("ready")
+    first = one.engine_pid()
+    os.kill(first, signal.SIGKILL)
+    until("another engine", lambda: one.record()["restarts"] == 1 and one.engine_pid() != first)
+    assert one.until_state("ready")["next_attempt_at"] is None
+
+
+def test_a_crash_is_followed_by_a_restart_and_ready_again(launch: Make, tmp_path: Path) -> None:
     counter = tmp_path / "starts"
-    one = launch("--counter-file", str(counter)).live("restart", backoff=0.2, backoff_max=0.2).start()
+    one = launch("--counter-file", str(counter)).start()
     one.until_state("ready")
     os.kill(one.engine_pid(), signal.SIGSEGV)
     until("a restart", lambda: one.record()["restarts"] == 1)
@@ -109,11 +118,15 @@ def test_a_crash_is_followed_by_backoff_and_ready_again(launch: Make, tmp_path: 
 def test_backoff_says_what_happens_next_and_can_be_stopped(launch: Make) -> None:
     one = launch().live("restart", backoff=3600.0, backoff_max=3600.0).start()
     one.until_state("ready")
+    first = one.engine_pid()
+    os.kill(first, signal.SIGKILL)
+    until("the first restart, at once", lambda: one.record()["restarts"] == 1)
+    one.until_state("ready")
     os.kill(one.engine_pid(), signal.SIGKILL)
     record = one.until_state("backoff")
     assert record["engine"] is None
     assert record["next_attempt_at"] > record["since"]
-    assert record["message"].startswith("killed by signal 9; restart 1 follows in")
+    assert record["message"].startswith("killed by signal 9; restart 2 follows in")
     one.signal()
     one.until_gone()
     assert one.record("exit.json")["cause"] == "stopped"

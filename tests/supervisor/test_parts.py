@@ -51,8 +51,9 @@ def test_never_more_attempts_nor_longer_waits_than_allowed(
     restarts = Restarts()
     settings = Restart("always", attempts, 100.0, backoff, cap)
     delays = [restarts.next_delay(0.0, was_ready, settings) for _ in range(attempts)]
+    assert delays[:1] in ([], [0.0]), "the first comes at once"
     assert all(
-        delay is not None and 0.0 <= delay <= min(cap, backoff * 2**n) for n, delay in enumerate(delays)
+        delay is not None and 0.0 <= delay <= min(cap, backoff * 2**n) for n, delay in enumerate(delays[1:])
     )
     assert restarts.next_delay(0.0, was_ready, settings) is None
     assert restarts.total == attempts
@@ -200,8 +201,8 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: BadStatusLine"),
-        (b"", "connection failed: Remote end closed connection without response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: no HTTP: SSH-2.0-OpenSSH_9.2"),
+        (b"", "connection failed: closed without an answer"),
         (http(b"<html>"), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
         (http(b"[" * 100_000), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
         (http(b"{}"), "answered 200 without a choice"),
@@ -242,6 +243,38 @@ def test_odd_answers_are_not_ready_and_say_why(
 )
 def test_one_token_is_ready(serve: Callable[..., Client], body: bytes) -> None:
     assert ask_ready(serve(http(body)), HEALTH) == GOOD
+
+
+GOOD_BODY = b'{"choices": [{"text": "Hi"}]}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n" + GOOD_BODY,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + http(GOOD_BODY),
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n8;x=y\r\n"
+        + GOOD_BODY[:8]
+        + b"\r\n15\r\n"
+        + GOOD_BODY[8:]
+        + b"\r\n0\r\n\r\n",
+    ],
+)
+def test_every_way_to_end_a_body_is_understood(serve: Callable[..., Client], reply: bytes) -> None:
+    assert ask_ready(serve(reply), HEALTH) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, "unreadable answer: headers that do not end"),
+        (b"HTTP/1.1 200 OK\r\na: " + b"b" * 70_000, "unreadable answer: a line that does not end"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno\r\n", "unreadable answer: chunks that"),
+        (b"HTTP/1.1 2xx OK\r\n\r\n", "unreadable answer: no HTTP: HTTP/1.1 2xx OK"),
+    ],
+)
+def test_what_is_no_http_is_told(serve: Callable[..., Client], reply: bytes, message: str) -> None:
+    assert message in ask_ready(serve(reply), HEALTH).message
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": []}]}', b'{"data": [7]}'])
