@@ -63,7 +63,7 @@ class EngineLog:
         if self._descriptor is None:
             return
         try:
-            is_ours = self.path.stat().st_ino == self._inode
+            is_ours = os.stat(self.path).st_ino == self._inode
         except OSError:
             is_ours = False
         if not is_ours:

@@ -19,7 +19,8 @@ from sage_reconcile.supervisor.restarts import Restarts
 from sage_reconcile.supervisor.verdicts import Verdict
 from sage_reconcile.supervisor.watcher import Watcher
 
-TICK = 0.5
+# Between two looks at live.json, records and log: what happens to the engine wakes a supervisor by itself.
+TICK = 1.0
 GRACE = 2.0
 STUCK = 10.0
 # Output of an ended engine that may still be in the pipe, and far more.
@@ -261,7 +262,9 @@ class Supervisor:
             return
         self._kept_up = now
         self.log.upkeep()
+        before = self.live_file.live
         if problem := self.live_file.poll():
             self.log.note(problem)
-        self._tell(live=self.live_file.live.plain())
+        if self.live_file.live is not before:
+            self._tell(live=self.live_file.live.plain())
         self.records.upkeep()
