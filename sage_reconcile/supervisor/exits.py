@@ -12,6 +12,9 @@ TAIL_LINES = 20
 LINE_LENGTH = 1000
 
 
+# In the hint of an end that is followed by no restart, because the attempts are used up.
+GAVE_UP = "gave up: max_attempts"
+
 # Reasons for which the engine is killed by its supervisor.
 OURS = ("hung", "late", "robbed")
 

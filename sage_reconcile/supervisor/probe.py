@@ -17,12 +17,15 @@ from sage_reconcile.supervisor.order import Health, Target
 NOT_LISTENING = "nothing listens on its port"
 # What engines answer to a chat request when their model has no chat template, or they have no such path.
 NO_CHAT = (400, 404, 405, 422)
-TOKEN_COUNTER = re.compile(r"^[\w:]*tokens?(?:_\w+)?_total$")
+# What moves only while an engine works: tokens, and the fill of the KV cache, which grows while a long prompt
+# is read, before its first token.
+PROGRESS = re.compile(r"^[\w:]*(?:tokens?(?:_\w+)?_total|(?:kv|gpu)_cache_usage_perc|token_usage)$")
 RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|requests_processing)$")
 
 
 class Look(NamedTuple):
-    """What one question gave. `tokens` and `running` are None where the engine tells no such numbers;
+    """What one question gave. `tokens` (and whatever else moves with work) and `running` are None where the
+    engine tells no such numbers;
     `is_silent` when there was no answer in time; `stranger` is who answered in place of the engine."""
 
     is_ok: bool
@@ -87,15 +90,25 @@ def ask_first(client: Client, health: Health) -> Look:
 
 
 def ask_alive(client: Client, health: Health, with_metrics: bool, is_canary: bool) -> Look:
-    """Does it still answer? A canary asks for a real token, for /health lies when the core hangs.
+    """Does it still answer? A canary asks for a real token, for /health lies when the core hangs; an engine
+    that sleeps has none to give.
 
     The counters are read even when the engine did not answer: they tell busy from hung.
     """
+    is_canary = is_canary and not _is_asleep(client)
     look = ask_ready(client, health) if is_canary else ask_path(client, health)
     if not with_metrics:
         return look
     tokens, running = read_metrics(client)
     return look._replace(tokens=tokens, running=running)
+
+
+def _is_asleep(client: Client) -> bool:
+    try:
+        status, body = client.send("GET", "/is_sleeping")
+        return status == 200 and json.loads(body)["is_sleeping"] is True
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def ask_path(client: Client, health: Health) -> Look:
@@ -107,14 +120,14 @@ def ask_path(client: Client, health: Health) -> Look:
 
 
 def read_metrics(client: Client) -> tuple[float | None, float | None]:
-    """(tokens ever counted, requests running) from /metrics; None where the engine does not tell."""
+    """(sum of PROGRESS, requests running) from /metrics; None where the engine does not tell."""
     try:
         status, body = client.send("GET", "/metrics")
     except (OSError, Unreadable):
         return None, None
     if status != 200:
         return None, None
-    tokens = [value for name, value in _samples(body) if TOKEN_COUNTER.match(name)]
+    tokens = [value for name, value in _samples(body) if PROGRESS.match(name)]
     running = [value for name, value in _samples(body) if RUNNING_GAUGE.match(name)]
     return (sum(tokens) if tokens else None), (sum(running) if running else None)
 

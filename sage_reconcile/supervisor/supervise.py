@@ -8,7 +8,7 @@ from pathlib import Path
 from sage_reconcile.supervisor import engine as engines
 from sage_reconcile.supervisor import journal, tree
 from sage_reconcile.supervisor.events import Events
-from sage_reconcile.supervisor.exits import End, exit_record, judge
+from sage_reconcile.supervisor.exits import GAVE_UP, End, exit_record, judge
 from sage_reconcile.supervisor.livefile import LiveFile
 from sage_reconcile.supervisor.logfile import EngineLog
 from sage_reconcile.supervisor.order import Order
@@ -176,7 +176,7 @@ class Supervisor:
             return None, f"the restart policy is {restart.policy}"
         delay = self.restarts.next_delay(time.monotonic(), end.was_ready, restart)
         if delay is None:
-            return None, f"gave up: max_attempts ({restart.max_attempts}) restarts used up"
+            return None, f"{GAVE_UP} ({restart.max_attempts}) restarts used up"
         when = f"in {delay:.1f} s" if delay else "at once"
         return delay, f"restart {self.restarts.total} follows {when}"
 
@@ -247,12 +247,13 @@ class Supervisor:
             return
         if changes.get("state", self._launch["state"]) != self._launch["state"]:
             changes["since"] = time.time()
-            message = str(changes.get("message", ""))
-            journal.append(
-                str(self.order.mark.get("home", "")), str(changes["state"]), self.order.name, message
-            )
+            self._note(str(changes["state"]), str(changes.get("message", "")))
         self._launch |= changes
         self.records.put("launch.json", self._launch)
+
+    def _note(self, kind: str, message: str) -> None:
+        """Adds an event to the journal."""
+        journal.append(str(self.order.mark.get("home", "")), kind, self.order.name, message)
 
     def _wait(self, timeout: float) -> None:
         """Everything that goes on whatever the launch is doing: signals, reaping, output, upkeep."""
@@ -268,3 +269,5 @@ class Supervisor:
         if self.live_file.live is not before:
             self._tell(live=self.live_file.live.plain())
         self.records.upkeep()
+        if reason := self.log.take_loss(now):
+            self._note("log", f"output is lost: {reason}")
