@@ -103,6 +103,10 @@ bench-vllm: install ## the load client of vLLM through the gateway and beside it
 soak-gateway: install ## half an hour of mixed load on the gateway: memory, failures (SECONDS=60 for a look)
 	@$(BIN)/python -m tests.bench.gateway.soak --seconds $(or $(SECONDS),1800) $(ARGS)
 
+.PHONY: faults
+faults: install ## two hundred random faults over six fake engines under load (ARGS="--faults 20 --seed 7")
+	@$(BIN)/python -m tests.faults $(ARGS)
+
 ##### See it work
 
 .PHONY: demo

@@ -1,7 +1,7 @@
 """Engines that end again and again: a watcher starts them no more until their file changes. Pure.
 
 The supervisor restarts an engine by its `restart` settings; when it has given up, its launch is over, and
-whoever started it anew would only begin the loop again. Nothing of this is stored: a new watcher is a new chance.
+whoever started it anew would only begin the loop again. Nothing is stored: a new watcher is a new chance.
 """
 
 from collections.abc import Mapping

@@ -162,7 +162,7 @@ KINDS = {
     "hang: no token, health 200": Kind(stall, ("no answer",)),
     "lying health: 500, health 200": Kind(refuse, ("answered 500",)),
     "slow start": Kind(start_slowly, ("killed by signal 9",)),
-    "full log disk": Kind(fill_disk, ("output is lost",), needs_disk=True),
+    "full log disk": Kind(fill_disk, ("output is lost",), "", needs_disk=True),
     "clock step, then kill -9": Kind(step_clock, ("killed by signal 9",), needs_clock=True),
     "changed spec": Kind(edit, ("env.EDIT",)),
 }

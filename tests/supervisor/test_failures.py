@@ -2,6 +2,7 @@
 
 import os
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,7 +237,31 @@ def test_a_stalled_engine_whose_health_says_ok_is_found_and_restarted(launch: Ma
     assert one.record("exit.json")["cause"] == "hung"
 
 
-def test_an_idle_engine_is_never_asked_for_tokens(launch: Make) -> None:
+def test_an_engine_that_refuses_everything_while_its_health_says_ok_is_restarted(
+    launch: Make, tmp_path: Path
+) -> None:
+    refuse = tmp_path / "refuse"
+    one = launch("--refuse-file", str(refuse)).live("health", interval=0.05, failures=1).start()
+    first = one.until_state("ready")["engine"]["pid"]
+    refuse.touch()
+    until("it is killed", lambda: not is_alive(first))
+    refuse.unlink()
+    until("a restart", lambda: one.record()["restarts"] == 1)
+    assert "answered 500" in one.record("exit.json")["hint"]
+
+
+def test_an_engine_that_sleeps_is_not_asked_for_tokens(launch: Make) -> None:
+    one = launch().live("health", interval=0.05, failures=1).start()
+    first = one.until_state("ready")["engine"]["pid"]
+    request = urllib.request.Request(f"http://127.0.0.1:{one.port}/sleep?level=1", data=b"")
+    urllib.request.urlopen(request, timeout=30).close()
+    asked = one.log().count("POST /v1")
+    until("canaries that were due", lambda: one.log().count("GET /is_sleeping") > 1)
+    assert one.log().count("POST /v1") == asked
+    assert one.engine_pid() == first
+
+
+def test_an_idle_engine_is_seldom_asked_for_tokens(launch: Make) -> None:
     one = launch().live("health", interval=0.05, failures=1).start()
     one.until_state("ready")
     until("many probes", lambda: one.log().count("GET /health") > 12)

@@ -23,7 +23,7 @@ from sage_reconcile.supervisor.probe import Client, Look, ask_ready, read_metric
 from sage_reconcile.supervisor.prober import Prober
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.restarts import Restarts
-from sage_reconcile.supervisor.vitals import HUNG_FACTOR, Vitals
+from sage_reconcile.supervisor.vitals import HUNG_FACTOR, ROUTINE, Vitals
 from sage_reconcile.supervisor.watcher import Watcher
 from tests.supervisor.conftest import LIVE, free_port, until
 
@@ -122,11 +122,50 @@ def test_a_canary_that_gets_no_answer_leads_to_hung() -> None:
     assert states[-1] == "hung"
 
 
+def test_a_canary_that_waits_in_vain_weighs_as_much_as_many_looks() -> None:
+    vitals = Vitals()
+    for _ in range(4):
+        vitals.take(busy(5), 3)
+    states = [vitals.take(busy(5, is_ok=False)._replace(is_silent=True), 3) for _ in range(3)]
+    assert states == ["failing", "failing", "hung"]
+
+
+def test_an_engine_that_only_refuses_is_found_by_a_canary() -> None:
+    """/health says 200, no request is ever seen to run, and every one fails."""
+    vitals = Vitals()
+    looks = 0
+    while not vitals.wants_canary(2):
+        vitals.take(busy(5, running=0), 2)
+        looks += 1
+    assert looks == ROUTINE
+    refused = busy(5, is_ok=False, running=0)
+    states = [vitals.take(refused, 2) for _ in range(2 * HUNG_FACTOR)]
+    assert states == ["ready"] + ["failing"] * 6 + ["hung"]
+
+
+def test_a_canary_that_is_answered_ends_the_asking() -> None:
+    vitals = Vitals()
+    for _ in range(ROUTINE):
+        vitals.take(busy(5, running=0), 2)
+    assert vitals.take(busy(5, running=0), 2) == "ready"
+    assert not vitals.wants_canary(2)
+
+
+def test_without_counters_a_canary_that_waits_says_nothing() -> None:
+    """It stands behind a long request, perhaps: such engines serve one at a time."""
+    vitals = Vitals()
+    for _ in range(ROUTINE):
+        vitals.take(GOOD, 1)
+    assert vitals.wants_canary(1)
+    assert vitals.take(BAD, 1) == "ready"
+    assert not vitals.wants_canary(1)
+
+
 def test_an_idle_engine_never_stalls() -> None:
     vitals = Vitals()
     for _ in range(100):
         vitals.take(busy(5, running=0), 1)
-    assert not vitals.wants_canary(1)
+    assert vitals.stalls == 0
 
 
 def test_an_engine_without_counters_is_asked_for_them_once() -> None:
@@ -331,6 +370,8 @@ vllm:num_requests_running{engine="1"} NaN_is_not_here
 broken line
 """
     assert read_metrics(serve(http(body))) == (115.0, 2.0)
+    cache = b"vllm:generation_tokens_total{} 12.0\nvllm:kv_cache_usage_perc{} 0.25\n"
+    assert read_metrics(serve(http(cache))) == (12.25, None), "a long prompt is read, which fills the cache"
     assert read_metrics(serve(http(b"up 1\n"))) == (None, None)
     assert read_metrics(serve(http(b"", "404 Not Found"))) == (None, None)
 
