@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.verdicts import Verdict, verdict, waits_for
 
@@ -70,6 +71,7 @@ def exit_record(
     return {
         "version": 1,
         "at": time.time(),
+        "up": tree.uptime(),
         "launch": launch,
         "pid": end.pid,
         "code": end.code,

@@ -53,6 +53,8 @@ class Supervisor:
             "engine": None,
             "state": "starting",
             "since": time.time(),
+            "since_up": tree.uptime(),
+            "boot": tree.boot_id(),
             "ready_at": None,
             "restarts": 0,
             "live": order.live.plain(),
@@ -246,7 +248,7 @@ class Supervisor:
         if all(self._launch[name] == value for name, value in changes.items()):
             return
         if changes.get("state", self._launch["state"]) != self._launch["state"]:
-            changes["since"] = time.time()
+            changes |= {"since": time.time(), "since_up": tree.uptime()}
             self._note(str(changes["state"]), str(changes.get("message", "")))
         self._launch |= changes
         self.records.put("launch.json", self._launch)

@@ -49,8 +49,8 @@ def main() -> int:
             finally:
                 load.end()
         finally:
+            print(f"\n{table(outcomes)}", flush=True)
             fleet.tidy()
-    print(f"\n{table(outcomes)}")
     return 1 if any(one.fault for one in outcomes) or len(outcomes) < options.faults else 0
 
 
