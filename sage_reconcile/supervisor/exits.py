@@ -5,12 +5,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.verdicts import Verdict, verdict, waits_for
 
 TAIL_LINES = 20
 LINE_LENGTH = 1000
 
+
+# In the hint of an end that is followed by no restart, because the attempts are used up.
+GAVE_UP = "gave up: max_attempts"
 
 # Reasons for which the engine is killed by its supervisor.
 OURS = ("hung", "late", "robbed")
@@ -67,6 +71,7 @@ def exit_record(
     return {
         "version": 1,
         "at": time.time(),
+        "up": tree.uptime(),
         "launch": launch,
         "pid": end.pid,
         "code": end.code,

@@ -164,6 +164,15 @@ RULES = (
 # What an engine waits for while it runs on, trying again and again; other causes end it.
 FETCHING = ("model cannot be fetched", "model not found", "gated model or no access", "disk full")
 
+# What keeps an engine from starting without any fault of its own, and may pass.
+OUTSIDE = (
+    "address already in use",
+    "listens on its port",
+    "not enough free GPU memory at start",
+    "model cannot be fetched",
+    "disk full",
+)
+
 KILLED = Verdict(
     "killed (out of host memory?)",
     "look for the out-of-memory killer in the kernel's log (dmesg); give the engine less memory",
