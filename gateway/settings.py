@@ -20,7 +20,34 @@ DEFAULT_MAX_BODY_MIB = 64
 # "off" leaves the access log away.
 ACCESS_LOG = "SAGE_GATEWAY_ACCESS_LOG"
 WORKERS = "SAGE_GATEWAY_WORKERS"
+# "off": nothing is kept. The database's URL, whose references to secrets are resolved when it is opened, and
+# how much of a session is put before a request.
+SESSIONS = "SAGE_SESSIONS"
+SESSIONS_URL = "SAGE_SESSIONS_URL"
+SESSIONS_MAX_TURNS = "SAGE_SESSIONS_MAX_TURNS"
+SESSIONS_MAX_BYTES = "SAGE_SESSIONS_MAX_BYTES"
+DEFAULT_MAX_TURNS = 200
+DEFAULT_MAX_BYTES = 1 << 20
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Where sessions are kept (a `url` of "" is $SAGE_HOME/sage.db), and how much of one an engine gets."""
+
+    is_on: bool = True
+    url: str = ""
+    max_turns: int = DEFAULT_MAX_TURNS
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "SessionSettings":
+        return cls(
+            is_on=environ.get(SESSIONS, "on") != "off",
+            url=environ.get(SESSIONS_URL, ""),
+            max_turns=int(environ.get(SESSIONS_MAX_TURNS) or DEFAULT_MAX_TURNS),
+            max_bytes=int(environ.get(SESSIONS_MAX_BYTES) or DEFAULT_MAX_BYTES),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +64,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     access_log: bool = True
     workers: int = 1
+    sessions: SessionSettings = SessionSettings()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -50,6 +78,7 @@ class Settings:
             cors_origins=origins,
             access_log=environ.get(ACCESS_LOG, "on") != "off",
             workers=int(environ.get(WORKERS) or 1),
+            sessions=SessionSettings.from_environ(environ),
         )
 
 
