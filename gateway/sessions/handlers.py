@@ -103,10 +103,10 @@ class CleanedUp(msgspec.Struct):
 
 def session_handlers(lane: Lane) -> list[HTTPRouteHandler]:
     """All of them."""
-    return [*_of_all(lane.sessions), *_of_one(lane.sessions)]
+    return [*_shown(lane.sessions), *_of_all(lane.sessions), *_of_one(lane.sessions)]
 
 
-def _of_all(sessions: Sessions) -> list[HTTPRouteHandler]:
+def _shown(sessions: Sessions) -> list[HTTPRouteHandler]:
     @get(
         "/sessions", summary="The sessions of the API key, newest first", tags=TAGS, responses=_told(400, 404)
     )
@@ -117,6 +117,26 @@ def _of_all(sessions: Sessions) -> list[HTTPRouteHandler]:
         last = shown[-1].id if shown else None
         return SessionsTold([_told_of(one) for one in shown], len(found) > limit, last)
 
+    @get(
+        "/sessions/{session_id:str}",
+        summary="A session and what was said in it",
+        tags=TAGS,
+        responses=_told(400, 404),
+    )
+    async def conversation(
+        request: AnyRequest,
+        session_id: Id,
+        limit: Limit = 50,
+        before: Before = 0,
+    ) -> ConversationTold:
+        store = await sessions.store()
+        found = await store.conversation(_viewer(request), session_id, limit + 1, before)
+        return _conversation(found, limit)
+
+    return [page, conversation]
+
+
+def _of_all(sessions: Sessions) -> list[HTTPRouteHandler]:
     @post("/sessions", summary="Begins a session", tags=TAGS, exception_handlers=FAULTS, responses=_told(400))
     async def create(
         request: AnyRequest,
@@ -136,26 +156,11 @@ def _of_all(sessions: Sessions) -> list[HTTPRouteHandler]:
         store = await sessions.store()
         return CleanedUp(await store.cleanup(_viewer(request), max_age_minutes * 60.0))
 
-    return [page, create, cleanup]
+    return [create, cleanup]
 
 
 def _of_one(sessions: Sessions) -> list[HTTPRouteHandler]:
     about_one: Any = {"tags": TAGS, "responses": _told(400, 404)}
-
-    @get(
-        "/sessions/{session_id:str}",
-        summary="A session and what was said in it",
-        **about_one,
-    )
-    async def conversation(
-        request: AnyRequest,
-        session_id: Id,
-        limit: Limit = 50,
-        before: Before = 0,
-    ) -> ConversationTold:
-        store = await sessions.store()
-        found = await store.conversation(_viewer(request), session_id, limit + 1, before)
-        return _conversation(found, limit)
 
     @delete(
         "/sessions/{session_id:str}",
@@ -192,7 +197,7 @@ def _of_one(sessions: Sessions) -> list[HTTPRouteHandler]:
         store = await sessions.store()
         return _told_of(await store.set_title(_viewer(request), session_id, data.title))
 
-    return [conversation, forget, clear, set_title]
+    return [forget, clear, set_title]
 
 
 def _told(*statuses: int) -> Any:
