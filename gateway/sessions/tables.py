@@ -9,7 +9,7 @@ class SessionRow(DefaultBase):
     """A session. `owner` is the SHA-256 of the key that made it, "" where there were no keys.
 
     `holder` names whose turn it is, "" if nobody's, and until `held_until` nobody else's. `size` counts the
-    characters of all turns; `instructions` is a JSON list of messages, or "".
+    bytes of all turns; `instructions` is a JSON list of messages, or "".
     """
 
     __tablename__ = "sage_session"

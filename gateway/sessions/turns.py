@@ -20,12 +20,12 @@ from gateway.sessions.values import Held, Viewer, not_found
 
 
 class Turns:
-    """Begins and ends turns. `max_turns` and `max_size` (characters) bound the history of a request."""
+    """Begins and ends turns. `max_turns` and `max_bytes` bound the history of a request."""
 
-    def __init__(self, store: Store, max_turns: int, max_size: int) -> None:
+    def __init__(self, store: Store, max_turns: int, max_bytes: int) -> None:
         self._store = store
         self._max_turns = max_turns
-        self._max_size = max_size
+        self._max_bytes = max_bytes
         self._place = _place()
         self._process = name_of(os.getpid())
         self._numbers = itertools.count()
@@ -51,7 +51,7 @@ class Turns:
         given = {
             "the_session": held.session_id,
             "the_holder": held.holder,
-            "the_size": len(request) + len(reply),
+            "the_size": len(request.encode()) + len(reply.encode()),
             "the_title": new.title(),
             "the_instructions": new.instructions_text,
         }
@@ -91,9 +91,9 @@ class Turns:
     def _history(self, connection: Connection, session_id: str, turns: int, size: int) -> tuple[Said, ...]:
         """The last turns, as many as the bounds let through."""
         given = {"the_session": session_id, "the_first": 1}
-        if turns > self._max_turns or size > self._max_size:
+        if turns > self._max_turns or size > self._max_bytes:
             rows = connection.execute(statements.SIZES, {**given, "the_limit": self._max_turns})
-            given["the_first"] = _first_within(((row.number, row.size) for row in rows), self._max_size)
+            given["the_first"] = _first_within(((row.number, row.size) for row in rows), self._max_bytes)
         return tuple(Said(*row) for row in connection.execute(statements.HISTORY, given))
 
     def _is_gone(self, holder: str) -> bool:
