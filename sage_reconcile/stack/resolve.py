@@ -19,6 +19,7 @@ from sage_reconcile.model.desired import (
     RestartPolicy,
     RestartSpec,
     RouteSpec,
+    SessionsSpec,
     Strategy,
     fingerprint,
 )
@@ -66,8 +67,18 @@ def _resolve_gateway(gateway: Gateway) -> GatewaySpec:
         )
         for key in gateway.keys
     )
+    given = gateway.sessions
+    sessions = (
+        SessionsSpec(given.enabled, given.url or "", given.max_turns, given.max_bytes) if given else None
+    )
     return GatewaySpec(
-        gateway.host, gateway.port, gateway.workers, gateway.api_keys, tuple(keys), gateway.cors_origins
+        gateway.host,
+        gateway.port,
+        gateway.workers,
+        gateway.api_keys,
+        tuple(keys),
+        gateway.cors_origins,
+        sessions,
     )
 
 
