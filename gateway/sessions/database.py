@@ -1,6 +1,7 @@
 """The database of sessions: opened by its URL, made where there is none, and private."""
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ CONNECT_S = 10
 # How long a writer of SQLite waits for another one, seconds; a transaction takes a fraction of a millisecond.
 BUSY_S = 10
 # So many transactions apart, what was written is moved from the log into the file, beside the next ones.
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 1000
 # Pages; only if that did not come to it.
 CHECKPOINT_AT_LATEST = 20_000
 # Any number, the same in every worker: one of them makes the tables.
@@ -108,7 +109,13 @@ class Sqlite:
             return work(connection)
 
     def _checkpoint(self) -> None:
-        # Whoever writes would wait for the disk, if SQLite did it whenever it thinks it time.
+        # Whoever writes would wait for the disk, if SQLite did it whenever it thinks it time. The log begins
+        # anew only where nobody has written meanwhile: the little that came is moved between two writers.
+        self._move_log()
+        with contextlib.suppress(RuntimeError):  # it is being closed
+            self._writer.submit(self._move_log)
+
+    def _move_log(self) -> None:
         _THREAD.is_reading = None
         with self._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
