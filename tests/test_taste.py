@@ -24,6 +24,10 @@ DOORS = {
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
     "prometheus_client": {"gateway/exposition.py"},
     "opentelemetry": {"gateway/spans.py"},
+    "advanced_alchemy": {"gateway/sessions/tables.py", "gateway/sessions/database.py"},
+    "sqlalchemy": {
+        f"gateway/sessions/{name}.py" for name in ("tables", "database", "statements", "store", "turns")
+    },
     "subprocess": {"sage_reconcile/supervisor/spawn.py"},
     "ruamel": {"sage_reconcile/stack/formatting.py", "sage_reconcile/observe/inventory.py"},
 }

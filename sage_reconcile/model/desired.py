@@ -239,6 +239,16 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionsSpec:
+    """Where the gateway keeps conversations. `url` has references to its secrets, "" is SAGE_HOME/sage.db."""
+
+    enabled: bool = True
+    url: str = ""
+    max_turns: int = 200
+    max_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """The `gateway` section. `api_keys` are references; without them and `keys`, SAGE_API_KEYS counts."""
 
@@ -248,6 +258,7 @@ class GatewaySpec:
     api_keys: tuple[str, ...] = ()
     keys: tuple[KeySpec, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    sessions: SessionsSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

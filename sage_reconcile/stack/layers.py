@@ -206,6 +206,9 @@ class _Anchor:
         for key in keys if isinstance(keys, list) else ():
             if isinstance(key, dict) and "key" in key:
                 key["key"] = self._reference(key["key"])
+        sessions = gateway.get("sessions")
+        if isinstance(sessions, dict) and "url" in sessions:
+            sessions["url"] = self._reference(sessions["url"])
 
     def _engine(self, engine: dict[str, Any]) -> None:
         self._text(engine, "model", is_path)

@@ -20,6 +20,7 @@ from sage_reconcile.model.desired import (
     RestartPolicy,
     RestartSpec,
     RouteSpec,
+    SessionsSpec,
     Strategy,
     fingerprint,
 )
@@ -70,8 +71,18 @@ def _resolve_gateway(gateway: Gateway) -> GatewaySpec:
         )
         for key in gateway.keys
     )
+    given = gateway.sessions
+    sessions = (
+        SessionsSpec(given.enabled, given.url or "", given.max_turns, given.max_bytes) if given else None
+    )
     return GatewaySpec(
-        gateway.host, gateway.port, gateway.workers, gateway.api_keys, tuple(keys), gateway.cors_origins
+        gateway.host,
+        gateway.port,
+        gateway.workers,
+        gateway.api_keys,
+        tuple(keys),
+        gateway.cors_origins,
+        sessions,
     )
 
 
