@@ -76,6 +76,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def adhoc_file(self) -> Path:
+        """The stack file that imperative commands edit."""
+        return self.root / "stacks" / "adhoc.yaml"
+
+    @property
     def lock_file(self) -> Path:
         return self.root / "apply.lock"
 

@@ -23,6 +23,7 @@ DOORS = {
     "torch": {"sage_reconcile/embedding/factory.py"},
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
     "prometheus_client": {"gateway/exposition.py"},
+    "huggingface_hub": {"sage_reconcile/hub.py"},
     "opentelemetry": {"gateway/spans.py"},
     "advanced_alchemy": {"gateway/sessions/tables.py", "gateway/sessions/database.py"},
     "sqlalchemy": {

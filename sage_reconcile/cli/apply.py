@@ -85,7 +85,7 @@ def confirm(
             print_plan(found.plan, "text")
         if yes or not found.plan.has_changes:
             return found
-        require_terminal()
+        require_terminal("apply")
         if turn is not None:
             turn.give_up()
         if answer("Apply this plan? [y/N] ") not in ("y", "yes"):
@@ -109,6 +109,12 @@ def perform(found: Survey, host: Host, options: Options, as_json: bool = False) 
         return apply_survey(found, host, progress, options)
 
 
+def ask_yes(question: str) -> bool:
+    """Whether the answer is yes. Raises PermanentError where there is nobody to ask."""
+    require_terminal("do it")
+    return answer(question) in ("y", "yes")
+
+
 def answer(question: str) -> str:
     try:
         return input(question).strip().lower()
@@ -117,9 +123,9 @@ def answer(question: str) -> str:
         return ""
 
 
-def require_terminal() -> None:
+def require_terminal(what: str) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise PermanentError("there is no terminal to ask on: pass --yes to apply without asking")
+        raise PermanentError(f"there is no terminal to ask on: pass --yes to {what} without asking")
 
 
 def report(applied: Applied) -> int:

@@ -142,7 +142,7 @@ class Rounds:
         """Shows the edits and writes them, once agreed to."""
         self._show(found, shows_command=False)
         if not self._yes:
-            require_terminal()
+            require_terminal("write and apply")
             if answer("Write this and apply again? [y/N] ") not in ("y", "yes"):
                 _tell("nothing was written")
                 return False

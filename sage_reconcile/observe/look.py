@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sage_reconcile import facts
 from sage_reconcile.home import Home
+from sage_reconcile.model import codec
 from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
 from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
@@ -22,6 +23,7 @@ from sage_reconcile.model.observed import (
     Gap,
     Health,
     LastExit,
+    Mark,
     ObservedGpu,
     ObservedLaunch,
     ObservedNode,
@@ -44,6 +46,9 @@ PROBE_SECONDS = 2.0
 GPU_SECONDS = 10.0
 SCAN_SECONDS = 20.0
 MODEL_SECONDS = 20.0
+
+# What the threads below decode, at the same time.
+codec.prepare(Mark, RoutingTable, records.LaunchRecord, records.ExitRecord)
 
 CAN_BE_ASLEEP = frozenset({Health.READY, Health.STARTING, Health.FAILING})
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def layer_of(path: str, data: bytes, root: Node, is_portable: bool = False) -> L
 class Reader:
     """Reads files and what they include, in the order in which they are laid over one another."""
 
-    def __init__(self, is_portable: bool) -> None:
+    def __init__(self, is_portable: bool, texts: Mapping[str, str] | None = None) -> None:
+        """`texts` are contents by path that count instead of what lies there."""
+        self._texts = texts or {}
         self.layers: list[Layer] = []
         self.faults: list[Fault] = []
         self.files: list[str] = []
@@ -102,7 +104,7 @@ class Reader:
 
     def _bytes(self, path: str) -> bytes | None:
         try:
-            data = _read(path)
+            data = self._texts[path].encode() if path in self._texts else _read(path)
         except FileNotFoundError:
             self._fault(path, "no such file", _nearby(path))
         except IsADirectoryError:
