@@ -19,6 +19,7 @@ from gateway.handlers import engine_handlers, own_handlers
 from gateway.keys import load_keys
 from gateway.lane import Lane
 from gateway.management import management_handlers
+from gateway.sessions.handlers import session_handlers
 from gateway.settings import Settings
 from sage_reconcile.version import __version__
 
@@ -52,6 +53,7 @@ def build(settings: Settings) -> Front:
             *own_handlers(lane),
             *admin_handlers(lane),
             *management_handlers(lane, settings.control),
+            *session_handlers(lane),
         ],
         lifespan=[life],
         openapi_config=OpenAPIConfig(

@@ -14,6 +14,7 @@ from gateway.fleet import Fleet
 from gateway.keys import Keys, open_names, refusal
 from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
+from gateway.sessions.service import Sessions
 from gateway.settings import POLICY_FILE, Settings
 from gateway.source import TableSource
 from gateway.timeouts import Timeouts
@@ -54,6 +55,7 @@ class Lane:
         self._policy_file = PolicyFile(settings.home / POLICY_FILE)
         self.waiting = Waiting(self)
         self.demand = DemandTold(settings.home, self.fleet, self.waiting)
+        self.sessions = Sessions(settings.sessions, settings.home)
         self._timeouts = Timeouts(self)
         self._cors = frozenset(origin.encode() for origin in settings.cors_origins)
         # All of the server's, set by the first of them.
@@ -70,6 +72,7 @@ class Lane:
 
     async def close(self) -> None:
         """Nothing is served any more."""
+        await self.sessions.close()
         await self.accounts.close(self.time())
         self.demand.tick(self.time(), at_once=True)
         self.record.remove()

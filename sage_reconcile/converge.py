@@ -4,19 +4,21 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 
-from sage_reconcile import gatewayd
+from sage_reconcile import facts, gatewayd
 from sage_reconcile.apply.environment import runtime_notes
 from sage_reconcile.apply.execute import Executor, Options, Progress
 from sage_reconcile.apply.hands import Hands
 from sage_reconcile.apply.local import LocalHands, Senses
+from sage_reconcile.apply.timing import TimedHands
 from sage_reconcile.errors import TransientError
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Verdict
 from sage_reconcile.model.desired import DesiredState
-from sage_reconcile.model.observed import Health, ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import Health, Mark, ObservedGpu, ObservedLaunch, ObservedState
 from sage_reconcile.observe import records
 from sage_reconcile.observe.gpus import read_gpus
 from sage_reconcile.observe.look import Eyes, LocalEyes
+from sage_reconcile.plan.learning import blank, learned
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.reconcile import reconcile
 from sage_reconcile.route import publish
@@ -45,7 +47,12 @@ def local_host(home: Home) -> Host:
     def in_flight(backend: str) -> int | None:
         return gatewayd.in_flight(home, backend, publish.digest(home.routing_file))
 
-    return Host(home, eyes, LocalHands(home, Senses(gpus, in_flight)))
+    async def note(mark: Mark, what: str, seconds: float) -> None:
+        empty = blank(mark, await asyncio.to_thread(gpus) if mark.placement.gpus else (), time.time())
+        if empty is not None:
+            await asyncio.to_thread(facts.note, home, empty, what, seconds)
+
+    return Host(home, eyes, TimedHands(LocalHands(home, Senses(gpus, in_flight)), note))
 
 
 class PublishedRoutes:
@@ -168,4 +175,5 @@ async def carry_out(
         marks = [*(one.mark for one in seen.launches), *(one.mark for one in seen.orphans)]
         alive = {mark.launch for mark in marks}
         await asyncio.to_thread(records.prune, host.home, alive)
+    await asyncio.to_thread(facts.write, host.home, learned(routes.observed))
     return outcomes

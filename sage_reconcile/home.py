@@ -67,6 +67,11 @@ class Home:
         return self.root / "history"
 
     @property
+    def facts(self) -> Path:
+        """What was measured of launches, one file a fact."""
+        return self.root / "facts"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -86,7 +91,8 @@ class Home:
 
     @property
     def runtimes(self) -> Path:
-        """Python environments of engines, `<runtimes>/<runtime name>/bin/python`."""
+        """Python environments of engines: `<runtimes>/<runtime>`, made elsewhere, mostly a link, and
+        `<runtimes>/<runtime>-<version>-<digest>`, built by sage."""
         return self.root / "runtimes"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
@@ -120,9 +120,12 @@ class Executor:
                 await self._act(run, action)
         except ReconcileError as error:
             rolled_back, note = await self._roll_back(run)
-            tail = error.tail if isinstance(error, LaunchFailed) else ()
             reason = "; ".join(part for part in (str(error), note) if part)
-            return Outcome(step, Result.FAILED, reason, time.monotonic() - begin, tail, rolled_back)
+            took = time.monotonic() - begin
+            outcome = Outcome(step, Result.FAILED, reason, took, rolled_back=rolled_back)
+            if isinstance(error, LaunchFailed):
+                return replace(outcome, tail=error.tail, cause=error.cause, said=error.said)
+            return outcome
         except _InterruptedError:
             return Outcome(step, Result.SKIPPED, "interrupted; the engine goes on loading", 0.0)
         return Outcome(step, Result.DONE, "", time.monotonic() - begin)
@@ -277,7 +280,9 @@ class Executor:
         self._say(run, "rolling back")
         wanted = next(action for action in run.step.actions if isinstance(action, Launch))
         mark = old.mark
-        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, old.live or wanted.live)
+        counted = max((mib for _, mib in old.gpu_mib), default=None) if wanted.counted_mib else None
+        live = old.live or wanted.live
+        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, live, counted)
         again = await self._hands.launch(order)
         self._say(run, "rolling back: waiting until the old one answers", again)
         await self._hands.await_ready(again, order.live.health.startup_timeout)

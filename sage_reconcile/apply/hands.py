@@ -10,11 +10,16 @@ from sage_reconcile.model.observed import Mark, ObservedLaunch, Orphan
 
 
 class LaunchFailed(ReconcileError):
-    """An engine did not get ready. `tail` holds its last log lines, `hint` what to do where it is known."""
+    """An engine did not get ready. `tail` holds its last log lines, `hint` what to do where it is known,
+    `cause` and `said` the known cause and the line of the log that shows it."""
 
-    def __init__(self, message: str, tail: tuple[str, ...] = (), hint: str = "") -> None:
+    def __init__(
+        self, message: str, tail: tuple[str, ...] = (), hint: str = "", cause: str = "", said: str = ""
+    ) -> None:
         self.tail = tail
         self.hint = hint
+        self.cause = cause
+        self.said = said
         super().__init__(message)
 
 

@@ -97,7 +97,7 @@ class LocalHands:
         spec, replica = order.spec, order.replica
         _require_free(order.placement)
         gpus = self._senses.gpus() if order.placement.gpus else ()
-        context = launch_context(spec, order.placement, self._home, gpus)
+        context = launch_context(spec, order.placement, self._home, gpus, order.counted_mib)
         line = runtime(spec.runtime).command_line(spec, context)
         launch = random_source.token_hex(4)
         mark = Mark(
@@ -149,8 +149,8 @@ class LocalHands:
             if not self._is_supervised(launch):
                 raise failure(_record(launch, "exit.json"), self._tail(launch))
             if time.monotonic() - begun > timeout + grace(record, timeout):
-                self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
-                raise LaunchFailed(self._late[launch.mark.launch], self._tail(launch))
+                reason = self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
+                raise LaunchFailed(reason, self._tail(launch), cause=reason.partition(";")[0])
             await asyncio.sleep(TICK)
 
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
@@ -201,13 +201,23 @@ class LocalHands:
             await self._memory_back(mark, ended)
 
     async def _memory_back(self, mark: Mark, ended: set[int]) -> None:
+        """Until NVML names none of the ended processes; where it names some that are not seen from here
+        (another PID namespace), until what is in use falls no more.
+        """
         deadline = time.monotonic() + MEMORY_GRACE
+        before: dict[str, int] = {}
         while True:
             gpus = await asyncio.to_thread(self._senses.gpus)
             own = [gpu for gpu in gpus if gpu.uuid in mark.placement.gpus]
-            if not any(holder.pid in ended for gpu in own for holder in gpu.holders):
+            is_held = any(holder.pid in ended for gpu in own for holder in gpu.holders)
+            is_hidden = any(not holder.name for gpu in own for holder in gpu.holders)
+            falls = is_hidden and any(gpu.used_mib < before.get(gpu.uuid, gpu.used_mib + 1) for gpu in own)
+            if not is_held and not falls:
                 return
+            before = {gpu.uuid: gpu.used_mib for gpu in own}
             if time.monotonic() > deadline:
+                if not is_held:
+                    return  # what still falls there is not known to be ours
                 raise TransientError(f"{mark.id} has ended but its GPU memory is not back")
             await asyncio.sleep(TICK)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,9 @@ from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.bell import Bell
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
-from sage_reconcile.converge import carry_out, local_host, survey
+from sage_reconcile.converge import carry_out, local_host, plan_for
+from sage_reconcile.crashloops import CrashLoops
+from sage_reconcile.fixing import Source
 from sage_reconcile.home import Home
 from sage_reconcile.lock import LockNotWanted, applying
 from sage_reconcile.model.actions import Outcome, Plan, Result, Verdict
@@ -33,7 +36,7 @@ from sage_reconcile.stack.load import load
 from sage_reconcile.stack.resolve import resolve
 from sage_reconcile.supervisor import tree
 from sage_reconcile.watch import PassResult, Watcher
-from sage_reconcile.watching import Note, announced
+from sage_reconcile.watching import Note, announced, left_behind
 
 LOADS = frozenset({Verdict.START, Verdict.WAKE, Verdict.REPLACE, Verdict.AWAIT})
 
@@ -58,8 +61,11 @@ def watch(
     """
     paths = stack_paths(file, overlays)
     home = Home.from_environ().claim()
+    killed = left_behind(home, paths)
     with announced(home, paths) as note:
         work = HostWork(home, paths, sets or (), note)
+        for pid in killed:
+            work.say(f"the watcher before this one (process {pid}) was killed; the engines went on")
         return asyncio.run(_watch(paths, work, interval, once))
 
 
@@ -115,6 +121,7 @@ class HostWork:
         self._known: frozenset[Asked] = frozenset()
         self._changing: frozenset[str] = frozenset()
         self._told = ""
+        self._loops = CrashLoops()
 
     def load(self) -> tuple[StackFile, DesiredState]:
         stack = load(self._paths, os.environ, self._sets)
@@ -144,7 +151,10 @@ class HostWork:
     ) -> PassResult:
         begun = time.time()
         self._known = who_waits(self.home)  # before the look, which then knows of them
-        found = await survey(desired, self._host.eyes, policy)
+        observed = await self._host.eyes.look(desired)
+        for replica, reason in self._loops.note(observed, desired, stack.document, time.monotonic()):
+            self.say(f"{replica.short}: {reason}")
+        found = plan_for(desired, observed, replace(policy, hold=(*policy.hold, *self._loops.holds)))
         planned = time.time()
         self._tell(found.plan.has_changes, [text for _, text in plan_lines(found.plan)])
         changing = {step.replica for step in found.plan.steps}
@@ -166,6 +176,8 @@ class HostWork:
             remember(self._home, stack, applied, note="watch")
         if outcomes:
             self._watch_pulse(await self._host.eyes.look(desired), set())
+        for remedy in Source(stack, self._sets, self._home).of_outcomes(found, outcomes).remedies:
+            self.say(f"{remedy.engine}: {remedy.short}")
         failed = tuple((o.step.replica, o.reason) for o in outcomes if o.result is Result.FAILED)
         return PassResult(found.plan, failed, due_in(desired, found.observed))
 

@@ -25,13 +25,18 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a new process tree for a replica."""
+    """Start a new process tree for a replica.
+
+    `counted_mib` is what the plan counts it with on each GPU, of one that would else be told to take more
+    than it ever fills.
+    """
 
     replica: ReplicaId
     spec: LaunchSpec
     fingerprint: str
     placement: Placement
     live: LiveSpec
+    counted_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,20 @@ Action = Launch | AwaitReady | Reroute | Withdraw | Drain | Stop | Reap | Update
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Seconds that a step is expected to cost, from what was measured here before; None is unknown.
+
+    `outage`: no replica of the engine answers; requests are held for `hold` of them at most, and those of the
+    first `refused` seconds are refused. `work`: from its beginning to its end. Draining is not in them.
+    """
+
+    outage: float | None
+    work: float | None
+    refused: float | None = None
+    hold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One change of one replica: its actions run in order.
 
@@ -127,14 +146,35 @@ class Step:
     placement: Placement | None = None
     notes: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
+    expected: Expected | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """An edit of one field of an engine that would make room, and what it does, `said` in words."""
+
+    engine: str
+    field: str
+    value: str
+    said: str
+
+    @property
+    def edit(self) -> str:
+        """As `sage plan --set` takes it."""
+        return f"engines.{self.engine}.{self.field}={self.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A replica that needs a change which cannot be made, and why, with the arithmetic."""
+    """A replica that needs a change which cannot be made, and why, with the arithmetic.
+
+    `remedies`, cheapest first, are for one that `lacks_memory`: any one of them is enough.
+    """
 
     replica: ReplicaId
     reason: str
+    lacks_memory: bool = False
+    remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +187,21 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Memory of one GPU over one step, in MiB, with the steps before it in the plan's order done."""
+
+    step: str
+    before_mib: int
+    peak_mib: int
+    after_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class GpuTimeline:
-    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end."""
+    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end.
+
+    The worst moment is that of any order in which the steps may run; `steps` has those that change it.
+    """
 
     node: str
     index: int
@@ -158,6 +211,7 @@ class GpuTimeline:
     before_mib: int
     peak_mib: int
     after_mib: int
+    steps: tuple[StepMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +241,10 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well."""
+    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well.
+
+    `cause` is the known cause why an engine did not get ready, `said` the line of its log that shows it.
+    """
 
     step: Step
     result: Result
@@ -195,3 +252,5 @@ class Outcome:
     seconds: float = 0.0
     tail: tuple[str, ...] = ()
     rolled_back: bool = False
+    cause: str = ""
+    said: str = ""

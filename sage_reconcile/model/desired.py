@@ -64,12 +64,31 @@ class ReplicaId:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """The version of an engine program that the file pins; `sage runtime install` builds its environment.
+
+    `python` is a Python version, "" for the installer's choice; `packages` are requirements besides; `index`
+    is the URL of a package index, or a directory of wheels, "" for the installer's own.
+    """
+
+    version: str
+    python: str = ""
+    packages: tuple[str, ...] = ()
+    index: str = ""
+
+    def folder(self, runtime: str) -> str:
+        """The name of its environment in SAGE_HOME/runtimes: the same for whoever pins the same."""
+        digest = hashlib.sha256(codec.encode(self)).hexdigest()[:8]
+        return f"{runtime}-{self.version}-{digest}"
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """All that a process needs to be what the file asks: change any of it and a new process is needed.
 
     `args` and `env` are sorted by key. `env` values and `api_key` keep `${env:X}` and `${file:X}` as
     written: secrets are resolved at launch and never stored. `gpu_memory` is "auto", MiB per GPU (int) or
-    a fraction of one GPU (float).
+    a fraction of one GPU (float). `python` is an interpreter that the file names, None with a `program`.
     """
 
     kind: Kind
@@ -88,6 +107,7 @@ class LaunchSpec:
     can_sleep: bool = False
     url: str | None = None
     api_key: str | None = None
+    program: Program | None = None
 
     @property
     def gpu_count(self) -> int:
@@ -219,6 +239,16 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionsSpec:
+    """Where the gateway keeps conversations. `url` has references to its secrets, "" is SAGE_HOME/sage.db."""
+
+    enabled: bool = True
+    url: str = ""
+    max_turns: int = 200
+    max_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """The `gateway` section. `api_keys` are references; without them and `keys`, SAGE_API_KEYS counts."""
 
@@ -228,6 +258,7 @@ class GatewaySpec:
     api_keys: tuple[str, ...] = ()
     keys: tuple[KeySpec, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    sessions: SessionsSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +273,16 @@ class DesiredState:
         return next((engine for engine in self.engines if engine.name == name), None)
 
 
+LATER = ("program",)
+
+
 def fingerprint(launch: LaunchSpec) -> str:
-    """12 hex digits of a SHA-256 over the whole value, so that no field can be forgotten."""
-    return hashlib.sha256(codec.encode(launch)).hexdigest()[:12]
+    """12 hex digits of a SHA-256 over the whole value, so that no field can be forgotten.
+
+    A field that came later counts where it says something: an update of sage restarts no engine.
+    """
+    plain = codec.to_plain(launch)
+    for name in LATER:
+        if plain[name] is None:
+            del plain[name]
+    return hashlib.sha256(codec.encode(plain)).hexdigest()[:12]

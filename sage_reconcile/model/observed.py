@@ -1,9 +1,10 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
@@ -66,7 +67,8 @@ LOST = "its supervisor ended without a word (killed, or a reboot)"
 class LastExit:
     """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or "".
 
-    Of an end with the cause LOST, `at` is when its last news came.
+    Of an end with the cause LOST, `at` is when its last news came. `said` is the line of the log that shows
+    the cause; `fingerprint` that of the launch, "" where its record is gone.
     """
 
     at: float
@@ -76,6 +78,8 @@ class LastExit:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
+    fingerprint: str = ""
 
     @property
     def summary(self) -> str:
@@ -91,7 +95,7 @@ class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
     `live` is None where the supervisor's record could not be read. Times in epoch seconds; `woken_at` is 0.0
-    where it never slept.
+    where it never slept. `versions` are of the packages that it runs, as far as they are known.
     """
 
     mark: Mark
@@ -109,6 +113,8 @@ class ObservedLaunch:
     directory: str = ""
     last_exit: LastExit | None = None
     woken_at: float = 0.0
+    engine_started: float | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     @property
     def replica(self) -> ReplicaId:
@@ -143,11 +149,13 @@ class ForeignLaunch:
 
 @dataclass(frozen=True, slots=True)
 class GpuHolder:
-    """A process that holds memory of a GPU."""
+    """A process that holds memory of a GPU. `name` is "" for one that is not seen from here: it ended, or the
+    number is another PID namespace's. `parents` are its ancestors, the nearest first."""
 
     pid: int
     name: str
     mib: int
+    parents: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +232,9 @@ class Demand:
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans. `demand`
-    is None where no gateway tells who is asked for.
+    `models` are the files of the models of all engines, as far as they are on the host that plans, `facts`
+    what was measured here before. `demand` is None where no gateway tells who is asked for. `programs` are
+    the environments that sage has built there, by folder; None where nobody looked.
     """
 
     at: float
@@ -240,6 +249,8 @@ class ObservedState:
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
     demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
+    facts: tuple[Fact, ...] = ()
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

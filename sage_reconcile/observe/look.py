@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from sage_reconcile import facts
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
     Demand,
@@ -36,6 +38,8 @@ from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+from sage_reconcile.observe.programs import installed
+from sage_reconcile.observe.versions import versions_of
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
@@ -63,6 +67,7 @@ class _Written:
     record: records.LaunchRecord | None
     last_exit: LastExit | None
     woken_at: float = 0.0
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class _Past:
     routing: RoutingTable | None = None
     fault: str = ""
     demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
+    facts: tuple[Fact, ...] = ()
 
 
 class LocalEyes:
@@ -112,7 +119,9 @@ class LocalEyes:
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
             routing=past.routing,
             demand=past.demand,
+            programs=past.programs,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
+            facts=past.facts,
         )
 
     async def _models(self, specs: tuple[LaunchSpec, ...]) -> tuple[ModelFiles, ...]:
@@ -158,22 +167,22 @@ class LocalEyes:
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
-        marks = [live.mark for live in table.live]
         written = {
-            mark.launch: _Written(
-                records.read_launch(self.home, mark),
-                records.read_exit(self.home, mark),
-                records.woken_at(self.home, mark),
+            live.mark.launch: _Written(
+                records.read_launch(self.home, live.mark),
+                records.read_exit(self.home, live.mark),
+                records.woken_at(self.home, live.mark),
+                versions_of(live.mark.spec.runtime, live.engine.pid) if live.engine else (),
             )
-            for mark in marks
+            for live in table.live
         }
         return table, written
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(
-            records.last_exits(self.home), records.read_routing(self.home), fault, read_demand(self.home)
-        )
+        exits, routing = records.last_exits(self.home), records.read_routing(self.home)
+        demand, programs = read_demand(self.home), installed(self.home)
+        return _Past(exits, routing, fault, demand, programs, facts.read(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
@@ -201,6 +210,7 @@ class LocalEyes:
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
             woken_at=written.woken_at,
+            versions=written.versions,
         )
         if record is None:
             return launch
@@ -211,6 +221,7 @@ class LocalEyes:
             restarts=record.restarts,
             engine_pid=_engine_pid(live, record),
             live=record.live,
+            engine_started=record.engine.started if record.engine else None,
         )
 
 
@@ -257,5 +268,8 @@ def held(gpus: Iterable[ObservedGpu], pids: Iterable[int]) -> tuple[tuple[str, i
     """MiB per GPU UUID that these processes hold, as NVML measured. Empty where NVML's pids are another
     namespace's (a container): nothing matches, and nothing is guessed."""
     members = frozenset(pids)
-    sums = {gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.pid in members) for gpu in gpus}
+    sums = {
+        gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.name and holder.pid in members)
+        for gpu in gpus
+    }
     return tuple((uuid, mib) for uuid, mib in sorted(sums.items()) if mib)

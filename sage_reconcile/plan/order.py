@@ -19,17 +19,18 @@ def planning_order(
     desired: DesiredState, sizes: Mapping[str, int], leaving: Collection[str] = ()
 ) -> list[DesiredEngine]:
     """What is to be stopped, or is `leaving`, first, since it frees memory; then dependencies before
-    dependents; among equals pinned GPUs first, then the largest need, then the name.
+    dependents; among equals what is to sleep first, then pinned GPUs, then the largest need, then the name.
 
     Steps only ever wait for steps planned before them, so they cannot wait in a circle.
     """
     depth = depths(desired)
 
-    def rank(engine: DesiredEngine) -> tuple[bool, int, bool, int, str]:
+    def rank(engine: DesiredEngine) -> tuple[bool, int, bool, bool, int, str]:
         is_stopped = engine.state is EngineState.STOPPED or engine.name in leaving
         return (
             not is_stopped,
             depth[engine.name],
+            engine.state is not EngineState.ASLEEP,
             not engine.placement.gpus,
             -sizes.get(engine.name, 0),
             engine.name,

@@ -16,6 +16,8 @@ from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
+from sage_reconcile.plan.programs import missing_program
+from sage_reconcile.plan.remedies import with_remedies
 from sage_reconcile.plan.room import plan_on_demand
 from sage_reconcile.plan.steps import in_reading_order, reap_step, stop_step
 from sage_reconcile.plan.timeline import timeline
@@ -32,10 +34,12 @@ def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _
     counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
     """
 
-    def planned(wishes: Wishes) -> Plan:
-        return _Planning(desired, observed, policy, wishes).plan()
+    def planned(other: DesiredState) -> Plan:
+        return plan_on_demand(
+            other, observed, policy, lambda wishes: _Planning(other, observed, policy, wishes).plan()
+        )
 
-    return plan_on_demand(desired, observed, policy, planned)
+    return with_remedies(planned(desired), desired, observed, planned)
 
 
 class _Planning:
@@ -81,12 +85,13 @@ class _Planning:
         for engine in planning_order(self.desired, self._sizes(), leaving):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
+        steps = in_reading_order(self.steps)
         return Plan(
             stack=self.desired.stack,
-            steps=tuple(in_reading_order(self.steps)),
+            steps=tuple(steps),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
+            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
             notes=(*external_notes(self.observed), *demand_notes(self.desired, self.observed)),
             described=self.observed.is_described,
@@ -224,9 +229,13 @@ class _Planning:
         if launch is not None and verdict is Verdict.STOP:
             self._stop(launch, decision.cause, engine.live.drain, must_drain=self._wish(engine).is_aside)
             return None
+        missing = missing_program(engine, self.observed)
+        if missing and verdict in (Verdict.START, Verdict.REPLACE):
+            self._block(replica, missing)
+            return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):
-            self._block(replica, step.reason)
+            self._block(replica, step.reason, step.lacks_memory)
             return None
         after = {*step.after, *self._dependencies(engine)}
         if previous and verdict is Verdict.REPLACE:
@@ -236,8 +245,8 @@ class _Planning:
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))
 
-    def _block(self, replica: ReplicaId, reason: str) -> None:
-        self.blocked.append(Blocked(replica, reason))
+    def _block(self, replica: ReplicaId, reason: str, lacks_memory: bool = False) -> None:
+        self.blocked.append(Blocked(replica, reason, lacks_memory))
         self.stuck[replica.engine] = "blocked"
 
     def _stop_others(

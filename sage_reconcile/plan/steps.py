@@ -41,9 +41,11 @@ def reap_step(orphan: Orphan, cause: str) -> Step:
     return Step(step, Verdict.REAP, orphan.replica, cause, (Reap(orphan),))
 
 
-def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -> tuple[Action, ...]:
+def start_actions(
+    engine: DesiredEngine, replica: ReplicaId, place: Placement, counted_mib: int | None = None
+) -> tuple[Action, ...]:
     """A new process, waited for until it has answered, then routed to, or put to sleep."""
-    launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live)
+    launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live, counted_mib)
     sleep = (Sleep(),) if engine.state is EngineState.ASLEEP else ()
     return launch, AwaitReady(replica, engine.live.health.startup_timeout), *sleep, Reroute()
 

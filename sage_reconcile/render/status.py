@@ -1,5 +1,6 @@
 """What runs, as a table and as JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,7 +11,6 @@ from sage_reconcile.model.desired import ReplicaId
 from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch, ObservedState
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
-from sage_reconcile.plan.memory import Account, Ledger
 from sage_reconcile.render.demand import (
     NOT_LOADED,
     asked_words,
@@ -20,6 +20,7 @@ from sage_reconcile.render.demand import (
     on_demand,
 )
 from sage_reconcile.render.folding import Folding
+from sage_reconcile.render.gpus import gpus_data, gpus_view
 
 STYLES = {
     Health.READY: "green",
@@ -40,7 +41,7 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
             *(_external(backend, health) for backend, health in _externals(observed)),
         ],
         "on_demand": [not_loaded_data(told, observed.at) for told in not_loaded(observed)],
-        "gpus": [_gpu(account, observed) for account in Ledger(observed).accounts.values()],
+        "gpus": gpus_data(observed),
         "orphans": [
             {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
             for o in observed.orphans
@@ -108,27 +109,10 @@ def _external(backend: Backend, health: ExternalHealth) -> dict[str, Any]:
     }
 
 
-def _gpu(account: Account, observed: ObservedState) -> dict[str, Any]:
-    gpu = account.gpu
-    return {
-        "node": gpu.node,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "name": gpu.name,
-        "memory_total_mib": gpu.total_mib,
-        "memory_used_mib": gpu.used_mib,
-        "memory_free_mib": account.free,
-        "foreign_mib": account.foreign,
-        "utilization": gpu.utilization,
-        "engines": sorted(
-            launch.mark.id for launch in observed.launches if gpu.uuid in launch.mark.placement.gpus
-        ),
-        "is_mock": gpu.is_mock,
-    }
-
-
-def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: bool) -> RenderableType:
-    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file.
+def status_view(
+    observed: ObservedState, drift: dict[str, str], shows_foreign: bool, notes: Sequence[str] = ()
+) -> RenderableType:
+    """Engines, GPUs, leftovers, gaps and notes. `drift` maps a replica to what differs from the stack file.
 
     Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
     """
@@ -151,8 +135,9 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     ]
     parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
     parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    parts += [Text(note, "yellow") for note in notes]
     if observed.gpus:
-        parts += [Text(""), Folding(_gpus(observed))]
+        parts += [Text(""), gpus_view(observed)]
     return Group(*parts)
 
 
@@ -219,15 +204,3 @@ def _foreign_count(observed: ObservedState) -> list[Text]:
     if count == 1:
         return [Text("1 engine of another SAGE_HOME runs here; --all shows it", "dim")]
     return [Text(f"{count} engines of other SAGE_HOMEs run here; --all shows them", "dim")]
-
-
-def _gpus(observed: ObservedState) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("GPU", "NAME", "TOTAL MIB", "OURS", "OTHERS", "FREE", "UTIL"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("GPU", "NAME") else "right")
-    for account in Ledger(observed).accounts.values():
-        gpu = account.gpu
-        numbers = (gpu.total_mib, sum(account.held.values()), account.foreign, account.free)
-        busy = "-" if gpu.utilization is None else f"{gpu.utilization} %"
-        table.add_row(f"{gpu.node} {gpu.index}", gpu.name, *(f"{number:,}" for number in numbers), busy)
-    return table

@@ -20,13 +20,14 @@ from sage_reconcile.model.desired import (
     RestartPolicy,
     RestartSpec,
     RouteSpec,
+    SessionsSpec,
     Strategy,
     fingerprint,
 )
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.gateway import Gateway
 from sage_reconcile.stack.schema import Engine, Runtime
-from sage_reconcile.stack.select import client_names, pick_runtime, wants_cpu
+from sage_reconcile.stack.select import client_names, pick_runtime, program_of, wants_cpu
 
 SLEEP_FLAG = "enable-sleep-mode"
 
@@ -70,8 +71,18 @@ def _resolve_gateway(gateway: Gateway) -> GatewaySpec:
         )
         for key in gateway.keys
     )
+    given = gateway.sessions
+    sessions = (
+        SessionsSpec(given.enabled, given.url or "", given.max_turns, given.max_bytes) if given else None
+    )
     return GatewaySpec(
-        gateway.host, gateway.port, gateway.workers, gateway.api_keys, tuple(keys), gateway.cors_origins
+        gateway.host,
+        gateway.port,
+        gateway.workers,
+        gateway.api_keys,
+        tuple(keys),
+        gateway.cors_origins,
+        sessions,
     )
 
 
@@ -87,12 +98,13 @@ def _resolve_engine(engine: Engine, stack: StackFile) -> DesiredEngine:
 
 
 def merge_runtime(draft: Draft) -> Draft:
-    """Python, command, environment and flags: the runtime's, with the engine's over them."""
+    """Program, command, environment and flags: the runtime's, with the engine's over them."""
     engine, runtime = draft.engine, draft.runtime
     is_command = runtime.kind == "command"
     launch = replace(
         draft.result.launch,
-        python=runtime.python,
+        python=runtime.python if runtime.version is None else None,
+        program=program_of(runtime),
         command=(engine.command or runtime.command) if is_command else (),
         env=tuple(sorted({**runtime.env, **engine.env}.items())),
         args=tuple(sorted({**runtime.args, **engine.args}.items())),

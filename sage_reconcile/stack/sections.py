@@ -45,7 +45,13 @@ class Restart(Section):
     window: Annotated[PositiveDuration, Field(description="The time over which attempts are counted.")] = (
         600.0
     )
-    backoff: Annotated[Duration, Field(description="Wait before the first restart; doubled each time.")] = 1.0
+    backoff: Annotated[
+        Duration,
+        Field(
+            description="The longest wait before the second restart inside `window`, doubled for each "
+            "further one; the first comes at once. The wait itself is drawn from between 0 and this."
+        ),
+    ] = 1.0
     backoff_max: Annotated[Duration, Field(description="The longest wait between two restarts.")] = 60.0
 
 

@@ -179,7 +179,10 @@ def test_settings_of_the_manager_go_into_the_entry(tmp_path: Path) -> None:
     assert (process.live.health.interval, process.live.health.failures) == (10.0, 5)
     cluster = manager.get_cluster_status()
     assert cluster.managed_instances == ["adhoc/m#0"]
-    assert [(one.engine_id, one.memory_gb) for one in cluster.resource_reservations] == [("adhoc/m#0", 30.0)]
+    (reserved,) = cluster.resource_reservations
+    # What the planner counts: what was declared, and what lies outside of it.
+    assert reserved.engine_id == "adhoc/m#0"
+    assert 30.0 <= reserved.memory_gb < 35.0
     left = manager.request_engine_shutdown("m")
     assert left is not None
     assert left.state == "STOPPED"

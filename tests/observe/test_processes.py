@@ -13,6 +13,7 @@ from sage_reconcile.model import codec
 from sage_reconcile.observe import ports as ports_module
 from sage_reconcile.observe import processes
 from sage_reconcile.observe.processes import scan
+from sage_reconcile.supervisor import tree
 from tests.observe.launches import Launches, eventually, make_mark
 
 
@@ -34,7 +35,7 @@ def test_nothing_of_ours_is_an_empty_table(home: Home) -> None:
     table = scan(home)
     assert (table.live, table.orphans, table.unreadable) == ((), (), ())
     assert os.getpid() in table.pids
-    assert table.boot_id == processes.boot_id() != ""
+    assert table.boot_id == tree.boot_id() != ""
 
 
 UNMARKED = """

@@ -195,6 +195,20 @@ CASES = [
         "stands alone",
         "",
     ),
+    (
+        "sessions-password",
+        "gateway: {sessions: {url: ▸'postgresql://u:hidden@h/d'}}\nengines: []\n",
+        "gateway.sessions.url",
+        "password must not stand",
+        "",
+    ),
+    (
+        "sessions-url",
+        "gateway: {sessions: {url: ▸'mysql://h/d'}}\nengines: []\n",
+        "gateway.sessions.url",
+        "no URL of a database",
+        "postgresql://",
+    ),
     ("runtime-typo", engine("runtime: ▸vlm"), "engines[0].runtime", 'no runtime "vlm"', "vllm?"),
     (
         "own-runtime-typo",
