@@ -63,13 +63,14 @@ def _engine(
         replicas=1 + max(one.replica.replica for one in launches),
         state=EngineState.STOPPED if is_stopped else EngineState.RUNNING,
         fingerprint=mark.fingerprint,
+        lora=launch.adapters or (),
     )
 
 
 def _route(ids: set[str], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:
     """The route as it was published last; the engine's own names where it was never published."""
     table = observed.routing
-    routes = [r for r in table.routes if ids.intersection(r.backends)] if table else []
+    routes = [r for r in table.routes if ids.intersection(r.backends) and not r.model] if table else []
     backend = next((b for b in table.backends if b.id in ids), None) if table else None
     if not routes or backend is None:
         return RouteSpec(tuple(sorted(set(names))))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_reconcile import secrets
-from sage_reconcile.apply import naps, processes
+from sage_reconcile.apply import adapters, naps, processes
 from sage_reconcile.apply.environment import (
     engine_environment,
     launch_context,
@@ -29,7 +29,7 @@ from sage_reconcile.errors import PermanentError, TransientError
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.actions import Launch
-from sage_reconcile.model.desired import LiveSpec
+from sage_reconcile.model.desired import Adapter, LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
 from sage_reconcile.supervisor.records import write_atomic
@@ -227,6 +227,12 @@ class LocalHands:
 
     async def wake(self, launch: ObservedLaunch) -> None:
         await naps.wake(launch)
+
+    async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
+        await adapters.load(launch, adapter)
+
+    async def unload_adapter(self, launch: ObservedLaunch, adapter: Adapter) -> None:
+        await adapters.unload(launch, adapter)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return next(iter(self._tail(launch, 1)), "")

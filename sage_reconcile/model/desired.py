@@ -1,12 +1,16 @@
 """What the stack file asks for, as values. Pure: made by stack.resolve, read by the planner."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeGuard
 
 from sage_reconcile.model import codec
 
 ArgValue = str | int | float | bool | None | tuple[str | int | float, ...]
+
+
+LORA_RANK, LORA_SLOTS = "max-lora-rank", "max-loras"
 
 
 class Kind(StrEnum):
@@ -99,6 +103,11 @@ class LaunchSpec:
         return self.url is not None
 
     @property
+    def takes_adapters(self) -> bool:
+        """Whether LoRA adapters can be loaded while it runs."""
+        return self.runtime == "vllm" and dict(self.args).get("enable-lora") not in (None, False)
+
+    @property
     def base_url(self) -> str:
         """`url` without a trailing slash or the /v1 that clients are used to write; "" if there is none."""
         return (self.url or "").rstrip("/").removesuffix("/v1").rstrip("/")
@@ -169,9 +178,21 @@ class RouteSpec:
     idle_timeout: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Adapter:
+    """A LoRA adapter: the model name that clients and the engine know it by, and its directory."""
+
+    name: str
+    path: str
+
+
 @dataclass(frozen=True, slots=True)
 class DesiredEngine:
-    """One entry of `engines`, resolved. `after` names the engines of `depends_on`."""
+    """One entry of `engines`, resolved. `after` names the engines of `depends_on`.
+
+    `sized` are flags of `launch.args` that sage itself sized for the adapters of `lora`, see
+    `is_embodied_by`.
+    """
 
     name: str
     launch: LaunchSpec
@@ -183,6 +204,22 @@ class DesiredEngine:
     strategy: Strategy = Strategy.AUTO
     after: tuple[str, ...] = ()
     fingerprint: str = ""
+    lora: tuple[Adapter, ...] = ()
+    sized: tuple[str, ...] = ()
+
+    def is_embodied_by(self, fingerprint: str, spec: LaunchSpec) -> bool:
+        """Whether a process of this launch spec is what the file asks for.
+
+        One that was sized for other adapters is, if it takes those of now: an adapter that comes or goes is
+        no reason for a new process. Slots (max-loras) that are too few only make adapters take turns.
+        """
+        if fingerprint == self.fingerprint or not self.sized:
+            return fingerprint == self.fingerprint
+        own, there = dict(self.launch.args), dict(spec.args)
+        rank, needed = there.get(LORA_RANK), own.get(LORA_RANK)
+        if LORA_RANK in self.sized and not (_is_count(rank) and _is_count(needed) and rank >= needed):
+            return False
+        return _without(spec, self.sized) == _without(self.launch, self.sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +261,14 @@ class DesiredState:
 
     def engine(self, name: str) -> DesiredEngine | None:
         return next((engine for engine in self.engines if engine.name == name), None)
+
+
+def _is_count(value: ArgValue) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _without(launch: LaunchSpec, flags: tuple[str, ...]) -> LaunchSpec:
+    return replace(launch, args=tuple(pair for pair in launch.args if pair[0] not in flags))
 
 
 def fingerprint(launch: LaunchSpec) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.desired import Adapter, LaunchSpec, LiveSpec, ReplicaId
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
@@ -90,7 +90,8 @@ class LastExit:
 class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
-    `live` is None where the supervisor's record could not be read. Times in epoch seconds.
+    `live` is None where the supervisor's record could not be read. `adapters` are those that the engine says
+    it has loaded, None where it takes none or was not to be asked. Times in epoch seconds.
     """
 
     mark: Mark
@@ -107,6 +108,7 @@ class ObservedLaunch:
     message: str = ""
     directory: str = ""
     last_exit: LastExit | None = None
+    adapters: tuple[Adapter, ...] | None = None
 
     @property
     def replica(self) -> ReplicaId:

@@ -13,7 +13,15 @@ from functools import partial
 from typing import Protocol
 
 from sage_reconcile.home import Home
-from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
+from sage_reconcile.model.desired import (
+    Adapter,
+    DesiredState,
+    HealthSpec,
+    Kind,
+    LaunchSpec,
+    ProbeKind,
+    ReplicaId,
+)
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
     Gap,
@@ -172,6 +180,7 @@ class LocalEyes:
 
                 asleep = await is_sleeping(live.mark.placement.url, PROBE_SECONDS)
                 health, message = (Health.ASLEEP, "") if asleep else (health, message)
+            adapters = await _adapters(live) if health is Health.READY else None
         launch = ObservedLaunch(
             mark=live.mark,
             health=health,
@@ -183,6 +192,7 @@ class LocalEyes:
             message=message,
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
+            adapters=adapters,
         )
         if record is None:
             return launch
@@ -223,6 +233,20 @@ async def _probed(live: LiveLaunch, health: HealthSpec) -> tuple[Health, str]:
     if result.ok:
         return Health.READY, ""
     return Health.STARTING, f"its record is missing, and asked directly: {result.message}"
+
+
+async def _adapters(live: LiveLaunch) -> tuple[Adapter, ...] | None:
+    """What the engine itself says it has loaded; None where it takes none, or does not say."""
+    if not live.mark.spec.takes_adapters:
+        return None
+    from sage_reconcile.observe.probes import list_models
+
+    status, entries = await list_models(live.mark.placement.url, PROBE_SECONDS)
+    if status != 200:
+        return None
+    # Only adapters have a parent; `root` is where they were loaded from.
+    found = (Adapter(one["id"], str(one.get("root") or "")) for one in entries if one.get("parent"))
+    return tuple(sorted(found))
 
 
 def _health_spec(live: LiveLaunch, desired: DesiredState | None) -> HealthSpec:

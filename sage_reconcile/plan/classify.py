@@ -7,6 +7,7 @@ from sage_reconcile.model.actions import Verdict
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
 from sage_reconcile.model.observed import LOST, Health, LastExit, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.plan.adapters import adapter_differences
 from sage_reconcile.plan.difference import differences, route_differences
 from sage_reconcile.plan.external import external_differences
 from sage_reconcile.plan.names import NO_NAMES, Names
@@ -50,7 +51,8 @@ def primary(launches: Iterable[ObservedLaunch], engine: DesiredEngine | None) ->
     the right one before an outdated one, one that serves before one that does not, the newest."""
 
     def rank(launch: ObservedLaunch) -> tuple[bool, bool, bool, float, str]:
-        is_right = engine is not None and launch.mark.fingerprint == engine.fingerprint
+        mark = launch.mark
+        is_right = engine is not None and engine.is_embodied_by(mark.fingerprint, mark.spec)
         is_alive = launch.health is not Health.EXITED
         serves = launch.health in (Health.READY, Health.ASLEEP)
         return is_alive, is_right, serves, launch.supervisor_started, launch.mark.launch
@@ -94,9 +96,12 @@ def start_what_is_missing(case: Case) -> Decision | None:
 
 
 def replace_what_differs(case: Case) -> Decision | None:
-    if case.launch is None or case.launch.mark.fingerprint == case.engine.fingerprint:
+    if case.launch is None:
         return None
-    changes = differences(case.launch.mark.spec, case.engine.launch)
+    mark = case.launch.mark
+    if case.engine.is_embodied_by(mark.fingerprint, mark.spec):
+        return None
+    changes = differences(mark.spec, case.engine.launch)
     return Decision(Verdict.REPLACE, "; ".join(changes) or "launched by another version of sage", changes)
 
 
@@ -119,11 +124,13 @@ def sleep_or_wake(case: Case) -> Decision | None:
 
 
 def update_live_settings(case: Case) -> Decision | None:
+    """What changes in the running launch: settings of its supervisor, adapters of its engine."""
     live = case.launch.live if case.launch else None
-    if live is None or live == case.engine.live:
-        return None
-    changes = differences(live, case.engine.live)
-    return Decision(Verdict.UPDATE, "live settings: " + "; ".join(changes), changes)
+    settings = () if live is None or live == case.engine.live else differences(live, case.engine.live)
+    adapters = adapter_differences(case.engine, case.launch, case.routing) if case.launch else ()
+    parts = ["live settings: " + "; ".join(settings)] if settings else []
+    parts += ["adapters: " + "; ".join(adapters)] if adapters else []
+    return Decision(Verdict.UPDATE, "; ".join(parts), (*settings, *adapters)) if parts else None
 
 
 def update_route(case: Case) -> Decision | None:

@@ -5,6 +5,7 @@ from sage_reconcile.model.actions import (
     AwaitReady,
     Drain,
     Launch,
+    LoadLora,
     Reap,
     Reroute,
     Sleep,
@@ -17,6 +18,7 @@ from sage_reconcile.model.actions import (
 )
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan, Placement
+from sage_reconcile.plan.adapters import adapter_actions
 
 
 def stop_actions(launch: ObservedLaunch, drain: float) -> tuple[Action, ...]:
@@ -42,8 +44,9 @@ def reap_step(orphan: Orphan, cause: str) -> Step:
 def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -> tuple[Action, ...]:
     """A new process, waited for until it has answered, then routed to, or put to sleep."""
     launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live)
-    sleep = (Sleep(),) if engine.state is EngineState.ASLEEP else ()
-    return launch, AwaitReady(replica, engine.live.health.startup_timeout), *sleep, Reroute()
+    is_asleep = engine.state is EngineState.ASLEEP
+    then = (Sleep(),) if is_asleep else tuple(LoadLora(adapter) for adapter in engine.lora)
+    return launch, AwaitReady(replica, engine.live.health.startup_timeout), *then, Reroute()
 
 
 def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) -> tuple[Action, ...]:
@@ -57,7 +60,7 @@ def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) ->
         actions.append(AwaitReady(launch.replica, engine.live.health.startup_timeout, launch))
     if verdict is Verdict.SLEEP or (is_on_its_way and engine.state is EngineState.ASLEEP):
         actions += [Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch)]
-    return *actions, Reroute()
+    return *actions, *adapter_actions(engine, launch), Reroute()
 
 
 def in_reading_order(steps: list[Step]) -> list[Step]:

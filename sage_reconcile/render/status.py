@@ -64,6 +64,7 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, observed.at - begun), 1),
         "restarts": launch.restarts,
         "message": launch.message,
+        "adapters": [adapter.name for adapter in launch.adapters or ()],
     }
 
 
@@ -95,6 +96,7 @@ def _external(backend: Backend, health: ExternalHealth) -> dict[str, Any]:
         "uptime_seconds": 0.0,
         "restarts": 0,
         "message": health.message,
+        "adapters": [],
     }
 
 
@@ -161,7 +163,7 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
         table.add_row(
             str(launch.replica),
             Text(data["state"], style=STYLES[launch.health]),
-            data["model"],
+            " + ".join([data["model"], *data["adapters"]]),
             data["runtime"],
             str(data["port"]),
             str(data["pid"] or "-"),

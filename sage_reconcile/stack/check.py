@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sage_reconcile.model.desired import ArgValue
+from sage_reconcile.stack.lora import check_lora
 from sage_reconcile.stack.problems import Path, Problem, did_you_mean
 from sage_reconcile.stack.schema import Engine, Runtime
 from sage_reconcile.stack.select import wants_cpu
@@ -170,8 +171,6 @@ def _last_port(it: Checked) -> Iterator[Problem]:
 
 def _unsupported(it: Checked) -> Iterator[Problem]:
     later = "is not supported yet by this version"
-    if it.engine.lora:
-        yield Problem(it.at("lora"), f"lora {later}", "remove it", True)
     if it.engine.on_demand is not None:
         yield Problem(it.at("on_demand"), f"on_demand {later}", "remove it", True)
 
@@ -185,5 +184,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("gpus", "use_gpu", "tensor_parallel", "pipeline_parallel", "replicas"), _gpus),
     (("runtime", "args"), _managed_args),
     (("port", "replicas"), _last_port),
-    (("lora", "on_demand", "rollout"), _unsupported),
+    (("runtime", "lora", "args"), check_lora),
+    (("on_demand",), _unsupported),
 )

@@ -25,6 +25,7 @@ _SECTIONS = (
     ("runtimes.NAME", "Runtime", ""),
     ("gateway", "Gateway", ""),
     ("gateway.keys[]", "GatewayKey", ""),
+    ("lora[]", "Lora", ""),
     ("health", "Health", ""),
     ("restart", "Restart", ""),
     ("rollout", "Rollout", ""),

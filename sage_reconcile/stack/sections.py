@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sage_reconcile.stack.fields import Duration, Int, PositiveDuration
+from sage_reconcile.stack.fields import Duration, Int, PositiveDuration, Text
 from sage_reconcile.stack.section import Section
 
 
@@ -119,6 +119,19 @@ class Routing(Section):
             "0: no limit."
         ),
     ] = 0.0
+
+
+class Lora(Section):
+    """A LoRA adapter: loaded into the running engine, and a model name for clients."""
+
+    name: Annotated[Text, Field(description="What clients send as `model`.")]
+    path: Annotated[
+        Text, Field(description="The adapter's directory (PEFT: `adapter_config.json` and weights).")
+    ]
+    rank: Annotated[
+        Int | None,
+        Field(ge=1, description="Its rank. Default: what its `adapter_config.json` says."),
+    ] = None
 
 
 class OnDemand(Section):
