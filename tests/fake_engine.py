@@ -26,6 +26,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--model", default="fake")
     p.add_argument("--dim", type=int, default=8)
     p.add_argument("--answer", default="The capital of France is Paris.")
+    p.add_argument("--answer-file", help="the answer, as long as this file exists")
     p.add_argument("--listen-delay", type=float, default=0.0, help="seconds before the port opens")
     p.add_argument("--ready-delay", type=float, default=0.0, help="seconds in which generation answers 503")
     p.add_argument("--request-delay", type=float, default=0.0, help="seconds that every generation takes")
@@ -68,6 +69,13 @@ def vector(text: str, dim: int) -> list[float]:
     values = [int.from_bytes(raw[4 * i : 4 * i + 4], "big") / 2**32 for i in range(dim)]
     norm = sum(v * v for v in values) ** 0.5
     return [v / norm for v in values]
+
+
+def said() -> str:
+    if ARGS.answer_file and os.path.exists(ARGS.answer_file):
+        with open(ARGS.answer_file, encoding="utf-8") as file:
+            return file.read()
+    return str(ARGS.answer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -203,8 +211,9 @@ class Handler(BaseHTTPRequestHandler):
             options = request.get("stream_options")
             self.stream(has_usage=isinstance(options, dict) and bool(options.get("include_usage")))
         else:
-            message = {"role": "assistant", "content": ARGS.answer}
-            choice = {"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}
+            answer = said()
+            message = {"role": "assistant", "content": answer}
+            choice = {"index": 0, "message": message, "text": answer, "finish_reason": "stop"}
             self.reply(
                 200,
                 {

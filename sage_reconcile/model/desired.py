@@ -122,6 +122,15 @@ class PlacementSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CanarySpec:
+    """A question whose greedy answer of at most `max_tokens` tokens must have `expect` in it."""
+
+    prompt: str
+    expect: str
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSpec:
     """Probe settings; times in seconds."""
 
@@ -131,6 +140,7 @@ class HealthSpec:
     interval: float = 10.0
     timeout: float = 5.0
     failures: int = 3
+    canary: CanarySpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,20 @@ def _can_sleep(it: Checked, where: Path, what: str, hint: str) -> Iterator[Probl
         yield Problem(where, f"{what} contradicts args.enable-sleep-mode: false", "remove the flag")
 
 
+def _canary(it: Checked) -> Iterator[Problem]:
+    health = it.engine.health
+    if health.canary is None or not it.kind:
+        return
+    where = it.at("health", "canary")
+    if it.kind == "external":
+        yield Problem(where, "the canary is for engines that sage starts", "remove it")
+    elif it.engine.kind == "embedding" or health.probe in ("embed", "http"):
+        probe = health.probe or "embed"
+        yield Problem(
+            where, f"a canary needs an engine that generates, and the probe is {probe}", "remove it"
+        )
+
+
 def _gpus(it: Checked) -> Iterator[Problem]:
     engine = it.engine
     needed = engine.tensor_parallel * engine.pipeline_parallel
@@ -185,5 +199,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("runtime", "args"), _managed_args),
     (("port", "replicas"), _last_port),
     (("runtime", "lora", "args"), check_lora),
+    (("runtime", "kind", "health"), _canary),
     (("on_demand",), _unsupported),
 )

@@ -27,6 +27,7 @@ _SECTIONS = (
     ("gateway.keys[]", "GatewayKey", ""),
     ("lora[]", "Lora", ""),
     ("health", "Health", ""),
+    ("health.canary", "Canary", ""),
     ("restart", "Restart", ""),
     ("rollout", "Rollout", ""),
     ("routing", "Routing", ""),

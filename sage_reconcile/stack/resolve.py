@@ -7,6 +7,7 @@ from sage_reconcile.model.desired import (
     LORA_RANK,
     LORA_SLOTS,
     Adapter,
+    CanarySpec,
     DesiredEngine,
     DesiredState,
     Device,
@@ -181,6 +182,8 @@ def set_live(draft: Draft) -> Draft:
     """Probes, restarts and drain, which reach a running launch; the probe follows the engine's kind."""
     health, restart = draft.engine.health, draft.engine.restart
     probe = health.probe or ("embed" if draft.engine.kind == "embedding" else "generate")
+    asked = health.canary
+    canary = CanarySpec(asked.prompt, asked.expect, asked.max_tokens) if asked else None
     live = LiveSpec(
         health=HealthSpec(
             probe=ProbeKind(probe),
@@ -189,6 +192,7 @@ def set_live(draft: Draft) -> Draft:
             interval=health.interval,
             timeout=health.timeout,
             failures=health.failures,
+            canary=canary,
         ),
         restart=RestartSpec(
             policy=RestartPolicy(restart.policy),

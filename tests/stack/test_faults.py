@@ -258,6 +258,20 @@ CASES = [
         "runtime transformers cannot load LoRA adapters",
         "needs vllm",
     ),
+    (
+        "canary-external",
+        engine("runtime: external, url: 'http://h:1', health: {canary: ▸{prompt: a, expect: b}}"),
+        "engines[0].health.canary",
+        "the canary is for engines that sage starts",
+        "remove it",
+    ),
+    (
+        "canary-embedding",
+        engine("kind: embedding, health: {canary: ▸{prompt: a, expect: b}}"),
+        "engines[0].health.canary",
+        "the probe is embed",
+        "remove it",
+    ),
     ("lora-path", engine("lora: [▸{name: x}]"), "engines[0].lora[0].path", "is required", ""),
     (
         "lora-missing",
