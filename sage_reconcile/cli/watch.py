@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from sage_reconcile import journal
+from sage_reconcile import journal, leases
 from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
@@ -127,6 +127,7 @@ class HostWork:
     async def _converge(
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
+        await asyncio.to_thread(leases.end_over, self._home, time.time())
         found = await survey(desired, self._host.eyes, policy)
         self._tell(found.plan.has_changes, [text for _, text in plan_lines(found.plan)])
         changing = {step.replica for step in found.plan.steps}
@@ -168,8 +169,13 @@ class HostWork:
         )
 
     def pulse(self) -> dict[object, object]:
-        """Which of the known supervisors live, and when their records were last written."""
-        return {(pid, folder): (tree.is_alive(pid), _written(folder)) for pid, folder in self._launches}
+        """Which of the known supervisors live, when their records were last written, and what is leased."""
+        now = time.time()
+        beats: dict[object, object] = {
+            (pid, folder): (tree.is_alive(pid), _written(folder)) for pid, folder in self._launches
+        }
+        beats["leases"] = [lease for lease in leases.read(self._home)[0] if lease.until > now]
+        return beats
 
     def say(self, text: str) -> None:
         stamp = _stamp()

@@ -1,5 +1,6 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -195,6 +196,25 @@ class ObservedNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A GPU (its UUID) that is left alone until `until`, epoch seconds; `ends` says the same in words.
+
+    `may_sleep`: engines that can sleep stay there asleep, with what that keeps of the memory.
+    """
+
+    gpu: str
+    until: float
+    ends: str
+    who: str
+    reason: str
+    may_sleep: bool = False
+    version: int = 1
+
+    def __str__(self) -> str:
+        return f"leased to {self.who} until {self.ends}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalHealth:
     """What probing an external engine gave; `message` goes on after its name: "does not answer: ..."."""
 
@@ -222,6 +242,13 @@ class ObservedState:
     routing: RoutingTable | None = None
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
+    leases: tuple[Lease, ...] = ()
+
+    def lease_of(self, gpus: Iterable[str]) -> Lease | None:
+        """The lease of any of these GPUs (UUIDs) that has not ended, the one that lasts longest."""
+        wanted = frozenset(gpus)
+        found = (lease for lease in self.leases if lease.gpu in wanted and lease.until > self.at)
+        return max(found, key=lambda lease: (lease.until, lease.gpu), default=None)
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

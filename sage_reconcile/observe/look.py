@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from sage_reconcile import leases
 from sage_reconcile.home import Home
 from sage_reconcile.model.desired import (
     Adapter,
@@ -27,6 +28,7 @@ from sage_reconcile.model.observed import (
     Gap,
     Health,
     LastExit,
+    Lease,
     ObservedGpu,
     ObservedLaunch,
     ObservedNode,
@@ -72,6 +74,8 @@ class _Past:
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
+    leases: tuple[Lease, ...] = ()
+    lease_fault: str = ""
 
 
 class LocalEyes:
@@ -107,8 +111,9 @@ class LocalEyes:
             foreign=table.foreign,
             exits=past.exits,
             external=external,
-            gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
+            gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past)),
             routing=past.routing,
+            leases=past.leases,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
         )
 
@@ -150,8 +155,9 @@ class LocalEyes:
         except OSError as error:
             return _Past(fault=str(error))  # records only explain; what runs is known without them
 
-    def _unrecorded(self, fault: str) -> tuple[Gap, ...]:
-        return (Gap(self.node, "records", fault),) if fault else ()
+    def _unrecorded(self, past: "_Past") -> tuple[Gap, ...]:
+        faults = (("records", past.fault), ("leases", past.lease_fault))
+        return tuple(Gap(self.node, what, fault) for what, fault in faults if fault)
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
@@ -164,7 +170,9 @@ class LocalEyes:
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
-        return _Past(records.last_exits(self.home), records.read_routing(self.home), fault)
+        granted, lease_fault = leases.read(self.home)
+        past = records.last_exits(self.home)
+        return _Past(past, records.read_routing(self.home), fault, granted, lease_fault)
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore

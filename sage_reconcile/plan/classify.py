@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
-from sage_reconcile.model.observed import LOST, Health, LastExit, ObservedLaunch
+from sage_reconcile.model.observed import LOST, Health, LastExit, Lease, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.plan.adapters import adapter_differences
 from sage_reconcile.plan.difference import differences, route_differences
@@ -17,7 +17,8 @@ from sage_reconcile.plan.names import NO_NAMES, Names
 class Case:
     """All that the rules may look at. `launch` is the replica's primary launch, None when it has none.
 
-    `hold` is why the replica must be left alone, `misplaced` what the file pins and the launch is not.
+    `hold` is why the replica must be left alone, `misplaced` what the file pins and the launch is not,
+    `lease` that of a GPU of the launch.
     """
 
     engine: DesiredEngine
@@ -31,16 +32,19 @@ class Case:
     at: float = 0.0
     routing: RoutingTable | None = None
     names: Names = NO_NAMES
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`stays`: a replacement has to take the place of the old one."""
+    """`stays`: a replacement has to take the place of the old one. `leaves`: the old one ends, even where
+    the new one has no place."""
 
     verdict: Verdict
     cause: str
     changes: tuple[str, ...] = ()
     stays: bool = False
+    leaves: bool = False
 
 
 Rule = Callable[[Case], Decision | None]
@@ -93,6 +97,18 @@ def start_what_is_missing(case: Case) -> Decision | None:
     if case.launch.health is Health.EXITED:
         return Decision(Verdict.START, f"not running: {case.launch.message or 'its process is ending'}")
     return None
+
+
+def leave_what_is_leased(case: Case) -> Decision | None:
+    """The GPU is somebody else's for a while: the engine moves, sleeps or ends."""
+    if case.launch is None or case.lease is None:
+        return None
+    cause = f"its GPU is {case.lease}"
+    if case.lease.may_sleep and case.launch.health is Health.ASLEEP:
+        return Decision(Verdict.HOLD, f"asleep: {cause}")
+    if case.lease.may_sleep and case.launch.mark.spec.can_sleep and case.launch.health is Health.READY:
+        return Decision(Verdict.SLEEP, cause)
+    return Decision(Verdict.REPLACE, cause, leaves=True)
 
 
 def replace_what_differs(case: Case) -> Decision | None:
@@ -163,6 +179,7 @@ RULES: tuple[Rule, ...] = (
     keep_external,
     stop_what_is_to_be_stopped,
     start_what_is_missing,
+    leave_what_is_leased,
     replace_what_differs,
     replace_what_is_misplaced,
     replace_what_is_to_restart,

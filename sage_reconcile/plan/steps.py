@@ -60,7 +60,8 @@ def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) ->
         actions.append(AwaitReady(launch.replica, engine.live.health.startup_timeout, launch))
     if verdict is Verdict.SLEEP or (is_on_its_way and engine.state is EngineState.ASLEEP):
         actions += [Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch)]
-    return *actions, *adapter_actions(engine, launch), Reroute()
+    adapters = () if verdict is Verdict.SLEEP else adapter_actions(engine, launch)
+    return *actions, *adapters, Reroute()
 
 
 def in_reading_order(steps: list[Step]) -> list[Step]:

@@ -7,7 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sage_reconcile.model.desired import ReplicaId
-from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import (
+    ExternalHealth,
+    Health,
+    Lease,
+    ObservedGpu,
+    ObservedLaunch,
+    ObservedState,
+)
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.plan.memory import Account, Ledger
@@ -37,7 +44,20 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
             for o in observed.orphans
         ],
         "gaps": [{"node": gap.node, "what": gap.what, "reason": gap.reason} for gap in observed.gaps],
+        "leases": [lease_data(gpu, lease) for gpu, lease in leased(observed)],
     }
+
+
+def leased(observed: ObservedState) -> list[tuple[ObservedGpu, Lease]]:
+    """GPUs with a lease that has not ended."""
+    found = ((gpu, observed.lease_of((gpu.uuid,))) for gpu in observed.gpus)
+    return [(gpu, lease) for gpu, lease in found if lease is not None]
+
+
+def lease_data(gpu: ObservedGpu, lease: Lease) -> dict[str, Any]:
+    """`until` in epoch seconds."""
+    words = {"who": lease.who, "until": lease.until, "reason": lease.reason, "asleep": lease.may_sleep}
+    return {"node": gpu.node, "gpu": gpu.index, "uuid": gpu.uuid, **words}
 
 
 def _sorted(observed: ObservedState) -> list[ObservedLaunch]:
@@ -142,6 +162,7 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
         for o in observed.orphans
     ]
     parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
+    parts += [Text(f"{gpu.node} GPU {gpu.index} is {lease}", "yellow") for gpu, lease in leased(observed)]
     parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
     if observed.gpus:
         parts += [Text(""), Folding(_gpus(observed))]
