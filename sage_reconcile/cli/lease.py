@@ -33,8 +33,9 @@ def lease(  # noqa: PLR0913 - one parameter per option
     ] = None,
     json: Json = False,
 ) -> int:
-    """Keep engines off a GPU until a time: those on it move to another GPU that has room, or end, and start
-    again when the lease is over. Without options, leases are shown.
+    """Keep engines off a GPU until a time. Without options, leases are shown.
+
+    Engines on it move to another GPU that has room, or end, and start again when the lease is over.
 
     Example: sage lease 0 --until 2h --reason "fine-tuning"
     """
