@@ -23,6 +23,9 @@ _PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
 # The usage is at the end of a reply, or in one of the last events of a stream.
 _TAIL_BYTES = 2048
+# How a stream ends that was sent event by event, each a chunk of its own: a blank line, in either way of
+# writing one, and the end of the chunk.
+_BETWEEN_EVENTS = (b"\n\n\r\n", b"\r\n\r\n\r\n")
 # Of SO_LINGER: nothing is waited for at the end, so that the kernel sends a reset.
 _AT_ONCE = struct.pack("ii", 1, 0)
 
@@ -200,7 +203,7 @@ class Attempt:
         Elsewhere the lack of an end tells it, or a reset, where the end of the connection would be the end.
         """
         head = self.head
-        if head is None or not head.is_event_stream or not self._tail.endswith(b"\n\n\r\n"):
+        if head is None or not head.is_event_stream or not self._tail.endswith(_BETWEEN_EVENTS):
             if head is not None and head.length < 0 and (self._unchunk is not None or not head.is_chunked):
                 _close_by_reset(self.exchange.client.transport)
             self.exchange.keep_alive = False

@@ -36,6 +36,10 @@ class Waiting:
         """Waits for a backend to be ready, for as long as the route says in all; 503 after that."""
         assert exchange.plan is not None
         route = exchange.plan.route
+        deadline = _deadline(exchange)
+        if deadline <= now:
+            exchange.refuse(hopeless_deadline(route.name))
+            return
         if not exchange.hold_until:
             exchange.hold_until = now + route.hold
         if now >= exchange.hold_until:
@@ -43,7 +47,7 @@ class Waiting:
             exchange.refuse(no_backend(route.name, route.hold, exchange.reason or "; ".join(faults)))
             return
         exchange.waits_since = now
-        exchange.retry_at = now + RETRY_S if exchange.avoid else math.inf
+        exchange.retry_at = min(now + RETRY_S if exchange.avoid else math.inf, deadline)
         exchange.meter.held += 1
         self.held[exchange] = None
 
@@ -134,19 +138,24 @@ class Waiting:
 
 def _ask(exchange: "Exchange", now: float) -> Ask:
     asked, seen = exchange.asked, exchange.asked.seen
-    deadline_ms = _number(seen.get(b"x-slo-deadline-ms", b""))
     answer = asked.max_tokens or _USUAL_ANSWER
     is_embedding = asked.path in _EMBEDDING_PATHS
     prompt = asked.size / 4 / _PROMPT_TOKENS_PER_ANSWER_TOKEN
     return Ask(
         arrived=exchange.started,
         priority=PRIORITIES.get(seen.get(b"x-request-priority", b"NORMAL").upper(), PRIORITIES[b"NORMAL"]),
-        deadline=exchange.started + deadline_ms / 1000 if deadline_ms else math.inf,
+        deadline=_deadline(exchange),
         cost=prompt if is_embedding else prompt + answer,
         is_embedding=is_embedding,
         elsewhere=now - exchange.started - exchange.queued_s,
         owner=exchange,
     )
+
+
+def _deadline(exchange: "Exchange") -> float:
+    """When the request is of no use any more, by its own word."""
+    deadline_ms = _number(exchange.asked.seen.get(b"x-slo-deadline-ms", b""))
+    return exchange.started + deadline_ms / 1000 if deadline_ms else math.inf
 
 
 def _number(text: bytes) -> float:

@@ -7,15 +7,17 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from gateway.keys import Keys
+from gateway.lane import Lane
 from gateway.limited import MAX_HEAD_BYTES
 from gateway.paths import is_ambiguous
 from gateway.protocol import GatewayProtocol
+from gateway.settings import Settings
 from tests.gateway.world import DEADLINE_S, REPOSITORY, Gateway, RecordingEngine, Script, backend
 
 
@@ -213,13 +215,17 @@ async def _never(scope: object, receive: object, send: object) -> None:
     raise AssertionError("a half request is no request")
 
 
-@pytest.mark.parametrize("half", [b"", b"GET /health HTTP/1.1\r\nhost: a"])
-def test_half_a_request_is_ended(half: bytes) -> None:
+SLOW_BODY = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n{"
+
+
+@pytest.mark.parametrize("half", [b"", b"GET /health HTTP/1.1\r\nhost: a", SLOW_BODY])
+def test_half_a_request_is_ended(half: bytes, tmp_path: Path) -> None:
     async def ask() -> bytes:
+        lane = Lane(Settings(tmp_path), Keys(()))
         config = Config(_never, lifespan="off", log_config=None)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Hasty(config, ServerState(), {"lane": SimpleNamespace()}), "127.0.0.1", 0
+            lambda: Hasty(config, ServerState(), {"lane": lane}), "127.0.0.1", 0
         )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

@@ -222,9 +222,10 @@ def never(_: Asked, connection: socket.socket) -> bool:
     return connection.recv(1) != b""
 
 
-def stopping(_: Asked, connection: socket.socket) -> bool:
-    """A stream that stops after one event."""
-    connection.sendall(CHUNKED + chunks(EVENT))
+def stopping(asked: Asked, connection: socket.socket) -> bool:
+    """A stream that stops after one event, in the client's way of ending lines."""
+    end = b"\r\n" if b"x-crlf" in asked.message.headers else b"\n"
+    connection.sendall(CHUNKED + chunks(EVENT.replace(b"\n", end)))
     return connection.recv(1) != b""
 
 
@@ -245,9 +246,9 @@ def test_a_stream_that_stops(impatient: Impatient, stack: ExitStack) -> None:
     engine = stack.enter_context(RawEngine(stopping))
     serve(impatient, engine, idle_timeout=0.2)
     client = stack.enter_context(RawClient(impatient.port))
-    for _ in range(2):
-        client.send(post(b'{"model":"fake","stream":true}'))
-        events = client.reply().body.split(b"\n\n")
+    for more, end in ((b"", b"\n"), (b"", b"\n"), (b"x-crlf: 1\r\n", b"\r\n")):
+        client.send(post(b'{"model":"fake","stream":true}', more=more))
+        events = client.reply().body.split(end * 2, 1)
         assert events[0] + b"\n\n" == EVENT
         assert json.loads(events[1].removeprefix(b"data: "))["error"]["code"] == "engine_lost"
     wait_for(lambda: not engine.at_once, "the engine's work has ended")

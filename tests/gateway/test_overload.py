@@ -141,6 +141,13 @@ def test_a_deadline_that_passes(gateway: Gateway, engine: RawEngine, asking: Ask
     assert queued(gateway) == 0
 
 
+def test_a_deadline_that_passes_while_no_engine_is_ready(
+    gateway: Gateway, engine: RawEngine, asking: Asking
+) -> None:
+    publish(gateway, engine.url, state="pending")
+    assert code_of(asking.ask(b"x-slo-deadline-ms: 100\r\n").reply()) == (429, "deadline_passed")
+
+
 def test_who_leaves_gives_up_its_place(
     gateway: Gateway, engine: RawEngine, gated: Gated, asking: Asking
 ) -> None:

@@ -33,6 +33,7 @@ class Target:
     version: str = ""
     package: str = ""
     packages: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     debian: str = ""
     cores: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +70,9 @@ def load_targets(path: Path = TARGETS) -> list[Target]:
     with path.open("rb") as file:
         entries = tomllib.load(file)
     return [
-        Target(name, **{**fields, "packages": tuple(fields.get("packages", ()))})
+        Target(
+            name, **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        )
         for name, fields in entries.items()
     ]
 
@@ -189,11 +192,19 @@ def _install_python(target: Target) -> None:
     _say(f"installing {target.name} into {folder} (minutes) ...")
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = [str(folder / "bin" / "python"), "-m"]
+    pip = [*python, "pip", "install", "--quiet", "--only-binary", ":all:"]
+    if target.overrides:
+        # Of the two only uv can put another release in the place of one that a package asks for.
+        subprocess.run([*pip, "uv"], check=True)
+        path = folder / "overrides.txt"
+        path.write_text("\n".join(target.overrides))
+        uv = [*python, "uv", "pip", "install", "--python", python[0], "--quiet", "--only-binary", ":all:"]
+        pip = [*uv, "--override", str(path)]
     for package in target.packages:
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
         done = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             (folder / _MARKER).write_text(f"{package}\n")
             return
-        faults = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        faults = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
         _say(f"{package} cannot be installed: {' '.join(faults)[-300:]}")
