@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from sage_reconcile.model.desired import (
+    Adapter,
     DesiredEngine,
     DesiredState,
     EngineState,
@@ -17,6 +18,7 @@ from sage_reconcile.model.desired import (
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import primary
+from sage_reconcile.route.adapters import published_adapters
 
 
 def as_desired(stack: str, observed: ObservedState, stopped: frozenset[str] = frozenset()) -> DesiredState:
@@ -63,8 +65,15 @@ def _engine(
         replicas=1 + max(one.replica.replica for one in launches),
         state=EngineState.STOPPED if is_stopped else EngineState.RUNNING,
         fingerprint=mark.fingerprint,
-        lora=launch.adapters or (),
+        lora=_adapters(launch, observed),
     )
+
+
+def _adapters(launch: ObservedLaunch, observed: ObservedState) -> tuple[Adapter, ...] | None:
+    """The adapters that sage has published, hence loaded; others came by the engine's own flags."""
+    ours = published_adapters(observed.routing, launch.mark.id)
+    found = tuple(adapter for adapter in launch.adapters or () if adapter.name in ours)
+    return found or None
 
 
 def _route(ids: set[str], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:

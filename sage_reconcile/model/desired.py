@@ -198,7 +198,8 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class DesiredEngine:
-    """One entry of `engines`, resolved. `after` names the engines of `depends_on`.
+    """One entry of `engines`, resolved. `after` names the engines of `depends_on`. Where `lora` is None, the
+    adapters of the engine are no business of sage: its own flags may name some.
 
     `sized` are flags of `launch.args` that sage itself sized for the adapters of `lora`, see
     `is_embodied_by`.
@@ -214,7 +215,7 @@ class DesiredEngine:
     strategy: Strategy = Strategy.AUTO
     after: tuple[str, ...] = ()
     fingerprint: str = ""
-    lora: tuple[Adapter, ...] = ()
+    lora: tuple[Adapter, ...] | None = None
     sized: tuple[str, ...] = ()
 
     def is_embodied_by(self, fingerprint: str, spec: LaunchSpec) -> bool:

@@ -13,7 +13,7 @@ def adapter_differences(
     if not _can_change(engine, launch):
         return ()
     there = {adapter.name: adapter.path for adapter in launch.adapters or ()}
-    shall = {adapter.name: adapter.path for adapter in engine.lora}
+    shall = {adapter.name: adapter.path for adapter in engine.lora or ()}
     published = {route.name for route in table.routes if launch.mark.id in route.backends} if table else set()
     found = []
     for name in sorted(there.keys() | shall.keys()):
@@ -28,7 +28,9 @@ def adapter_differences(
 def adapter_actions(engine: DesiredEngine, launch: ObservedLaunch) -> tuple[Action, ...]:
     """What makes the adapters of a running engine those of the file. One that is on its way, or wakes, is
     asked for them once it answers."""
-    if engine.state is not EngineState.RUNNING or not launch.mark.spec.takes_adapters:
+    if engine.lora is None or engine.state is not EngineState.RUNNING:
+        return ()
+    if not launch.mark.spec.takes_adapters:
         return ()
     if launch.health is Health.READY and launch.adapters is None:
         return ()
@@ -39,4 +41,4 @@ def adapter_actions(engine: DesiredEngine, launch: ObservedLaunch) -> tuple[Acti
 
 def _can_change(engine: DesiredEngine, launch: ObservedLaunch) -> bool:
     is_serving = engine.state is EngineState.RUNNING and launch.health is Health.READY
-    return is_serving and launch.adapters is not None
+    return is_serving and launch.adapters is not None and engine.lora is not None

@@ -45,7 +45,7 @@ def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -
     """A new process, waited for until it has answered, then routed to, or put to sleep."""
     launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live)
     is_asleep = engine.state is EngineState.ASLEEP
-    then = (Sleep(),) if is_asleep else tuple(LoadLora(adapter) for adapter in engine.lora)
+    then = (Sleep(),) if is_asleep else tuple(LoadLora(adapter) for adapter in engine.lora or ())
     return launch, AwaitReady(replica, engine.live.health.startup_timeout), *then, Reroute()
 
 

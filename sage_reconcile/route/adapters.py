@@ -30,7 +30,7 @@ def loaded(
         return frozenset()
     if launch.adapters is None:
         return published_adapters(table, launch.mark.id)
-    return frozenset(adapter.name for adapter in engine.lora if adapter in launch.adapters)
+    return frozenset(adapter.name for adapter in engine.lora or () if adapter in launch.adapters)
 
 
 def published_adapters(table: RoutingTable | None, backend: str) -> frozenset[str]:
@@ -46,10 +46,10 @@ def adapter_pools(
     pools: dict[str, tuple[DesiredEngine, str, set[str]]] = {}
     for engine in sorted(desired.engines, key=lambda one: one.name):
         if engine.state is not EngineState.STOPPED:
-            for adapter in engine.lora:
+            for adapter in engine.lora or ():
                 pools.setdefault(adapter.name, (engine, adapter.path, set()))
     for item in served:
-        for adapter in item.engine.lora if item.engine else ():
+        for adapter in (item.engine.lora or ()) if item.engine else ():
             owner, path, backends = pools.get(adapter.name, (None, "", set()))
             if owner is None or item.engine is None or adapter.name not in item.adapters:
                 continue

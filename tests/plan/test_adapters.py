@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from sage_reconcile.adopted import as_desired
 from sage_reconcile.model.actions import Plan, Result, Verdict
 from sage_reconcile.model.desired import Adapter, DesiredEngine, DesiredState, EngineState, Strategy
 from sage_reconcile.model.observed import Health
@@ -191,6 +192,21 @@ def test_what_does_not_say_which_adapters_it_has_keeps_its_routes() -> None:
     routes._observed = silent
     routes._write()
     assert routes.ready()["sql"] == ["new1"]
+
+
+def test_adapters_of_the_engines_own_flags_are_left_alone() -> None:
+    desired = stack(lora=None, args={"enable-lora": True, "lora-modules": "own=/lora/own"})
+    world = FakeWorld([node()])
+    run(world, desired)
+    only(world)[1]["own"] = "/lora/own"
+    assert reconcile(desired, world.seen()).steps == ()
+    assert "own" not in routed(world, desired)
+    assert as_desired("demo", world.seen()).engines[0].lora is None
+
+
+def test_a_restart_without_the_file_loads_what_was_published() -> None:
+    world = serving(SQL)
+    assert as_desired("demo", world.seen()).engines[0].lora == (Adapter("sql", "/lora/sql"),)
 
 
 def test_adapters_are_values() -> None:
