@@ -95,7 +95,7 @@ def test_an_engine_that_lost_its_adapters_gets_them_again(world: World, runtime:
         assert world.record("chat#0")["restarts"] == 1
         # Somebody unloads it by hand, which only the next look can see.
         assert post(port, "/v1/unload_lora_adapter", lora_name="sql").startswith(b"Success")
-        watcher.says("adapters: sql: no longer loaded")
+        watcher.says("update   chat#0  adapters: sql:")
         wait_until(lambda: loaded(port) == {"sql"}, "the adapter is loaded again")
         assert answer(gateway, "sql")["model"] == "sql"
     assert world.pids()["chat#0"].supervisor == before.supervisor
