@@ -90,6 +90,14 @@ bench: install ## measures validating, planning and start-up
 bench-gateway: install ## the gateway beside its peers (ARGS="--repeats 1 --seconds 2 --only sage,vllm-router")
 	@$(BIN)/python -m tests.bench.gateway --install $(ARGS)
 
+.PHONY: bench-supervise
+bench-supervise: install ## supervising twenty engines beside supervisord (ARGS="--seconds 10" for a look)
+	@$(BIN)/python -m tests.bench.supervise --install $(ARGS)
+
+.PHONY: bench-sessions
+bench-sessions: install ## what a turn of a session costs (ARGS="--sessions 1000 --turns 10000")
+	@$(BIN)/python -m tests.bench.sessions $(ARGS)
+
 .PHONY: bench-vllm
 bench-vllm: install ## the load client of vLLM through the gateway and beside it, on a real vLLM (ARGS="--turns 1")
 	@python=$$($(BIN)/python .ci/vllm_cpu_env.py); SAGE_VLLM_PYTHON=$$python SAGE_TEST_MODELS=$(SAGE_HOME)/models \
@@ -98,6 +106,10 @@ bench-vllm: install ## the load client of vLLM through the gateway and beside it
 .PHONY: soak-gateway
 soak-gateway: install ## half an hour of mixed load on the gateway: memory, failures (SECONDS=60 for a look)
 	@$(BIN)/python -m tests.bench.gateway.soak --seconds $(or $(SECONDS),1800) $(ARGS)
+
+.PHONY: faults
+faults: install ## two hundred random faults over six fake engines under load (ARGS="--faults 20 --seed 7")
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 ##### See it work
 

@@ -54,7 +54,7 @@ def admin_handlers(lane: Lane) -> list[HTTPRouteHandler]:
         status_code=200,
         summary="Sets who of the waiting is next, for every model",
         # Of the framework, while it reads the body.
-        exception_handlers={RecursionError: _not_json, UnicodeDecodeError: _not_json},
+        exception_handlers={RecursionError: not_json, UnicodeDecodeError: not_json},
         responses=errors(400, 401, 403),
     )
     async def set_policy(data: SetPolicy) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def admin_handlers(lane: Lane) -> list[HTTPRouteHandler]:
     return [metrics, numbers, set_policy]
 
 
-def _not_json(_: AnyRequest, error: Exception) -> Response[Any]:
+def not_json(_: AnyRequest, error: Exception) -> Response[Any]:
+    """400 for a body that the framework could not read."""
     why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not UTF-8: {error}"
     fault = RequestError(400, f"The request body is not valid JSON: {why}.", "invalid_json")
     return Response(fault.payload(), status_code=fault.status)

@@ -18,6 +18,7 @@ from gateway.front import Front
 from gateway.handlers import engine_handlers, own_handlers
 from gateway.keys import load_keys
 from gateway.lane import Lane
+from gateway.sessions.handlers import session_handlers
 from gateway.settings import Settings
 from sage_reconcile.version import __version__
 
@@ -46,7 +47,12 @@ def build(settings: Settings) -> Front:
             await lane.close()
 
     app = Litestar(
-        route_handlers=[*engine_handlers(), *own_handlers(lane), *admin_handlers(lane)],
+        route_handlers=[
+            *engine_handlers(),
+            *own_handlers(lane),
+            *admin_handlers(lane),
+            *session_handlers(lane),
+        ],
         lifespan=[life],
         openapi_config=OpenAPIConfig(
             title="sage gateway",

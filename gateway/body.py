@@ -35,13 +35,15 @@ class _Head(msgspec.Struct):
     model: Any = msgspec.UNSET
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    session_id: Any = None
 
 
 _HEAD = msgspec.json.Decoder(_Head)
 
 
-def read(body: bytes, content_type: bytes) -> tuple[str, int]:
-    """The model that the request asks for, and its `max_tokens`, 0 where the body names none.
+def read(body: bytes, content_type: bytes) -> tuple[str, int, Any]:
+    """The model that the request asks for, its `max_tokens`, 0 where the body names none, and its
+    `session_id`, whatever that is, None where there is none.
 
     Raises RequestError (400) where there is no model.
     """
@@ -52,7 +54,8 @@ def read(body: bytes, content_type: bytes) -> tuple[str, int]:
     else:
         head = _json_head(body)
     tokens = head.max_completion_tokens or head.max_tokens or 0
-    return _checked(head.model), min(max(tokens, 0), MAX_TOKENS) if isinstance(tokens, int) else 0
+    most = min(max(tokens, 0), MAX_TOKENS) if isinstance(tokens, int) else 0
+    return _checked(head.model), most, head.session_id
 
 
 def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -141,7 +144,10 @@ def _json_head(body: bytes) -> _Head:
         message = f"The request body must be a JSON object, not {type(plain).__name__}."
         raise RequestError(400, message, "invalid_json")
     return _Head(
-        plain.get("model", msgspec.UNSET), plain.get("max_tokens"), plain.get("max_completion_tokens")
+        plain.get("model", msgspec.UNSET),
+        plain.get("max_tokens"),
+        plain.get("max_completion_tokens"),
+        plain.get("session_id"),
     )
 
 

@@ -35,12 +35,13 @@ _ERRORS = {
     400: "The request makes no sense",
     401: "No API key, or one that is not known",
     403: "Not for this API key",
-    404: "The model is not served here",
+    404: "There is no such model or session",
     413: "The body is too large",
     415: "The body is packed in a way that is not taken",
     429: "Over a limit of the key, or all are busy",
+    501: "Not part of this gateway",
     502: "Engines broke the connection, or did not answer in HTTP",
-    503: "No engine of the model was ready",
+    503: "No engine of the model was ready, or the database of sessions is not to be had",
     504: "No engine answered in time",
 }
 

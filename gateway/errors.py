@@ -143,6 +143,15 @@ def no_backend(model: str, held: float, reason: str) -> RequestError:
     return RequestError(503, message, "no_ready_backend", param="model", retry_after=retry_after)
 
 
+def nobody_loads(model: str, stack: str) -> RequestError:
+    """503: the engine is loaded on demand, and there is nobody who would do it."""
+    message = (
+        f"'{model}' is loaded when it is asked for, but nobody reconciles its stack '{stack}': run "
+        "`sage watch FILE` with its stack file, or `sage gateway start --stack FILE`."
+    )
+    return RequestError(503, message, "not_reconciled", param="model", retry_after="30")
+
+
 def engine_lost(model: str, times: int, reason: str) -> RequestError:
     """502: engines took the request and broke the connection before they answered."""
     message = (

@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 from gateway import heads
 from gateway.asked import Asked
 from gateway.attempt import RETRIED, Attempt
-from gateway.errors import (
-    RequestError,
-    bad_reply,
-    engine_lost,
-    engine_timeout,
-    internal_error,
-    too_large,
-)
+from gateway.errors import RequestError, bad_reply, engine_lost, engine_timeout, internal_error, too_large
 from gateway.line import Ask
 from gateway.member import Member
 from gateway.upstream import NOT_HTTP, STALE
@@ -22,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.fleet import Plan
     from gateway.keys import Key
     from gateway.protocol import GatewayProtocol
+    from gateway.sessions.turn import Turn
 
 logger = logging.getLogger("gateway")
 
@@ -56,6 +50,7 @@ class Exchange:
     plan: "Plan | None" = None
     attempt: Attempt | None = None
     ask: Ask | None = None
+    turn: "Turn | None" = None
     code = reason = ""
     status = sends = retries = reserved = 0
     prompt_tokens = completion_tokens = 0
@@ -103,10 +98,12 @@ class Exchange:
 
     def client_left(self) -> None:
         """Nobody is there any more for an answer: the engine's work ends, too."""
-        if not self.response_complete:
+        if not self.status:
             self.meter.client_left += 1
             self._drop_work()
             self._account(CLIENT_LEFT)
+            if self.turn is not None:
+                self.turn.client_left()
 
     # Routing.
 
@@ -247,7 +244,10 @@ class Exchange:
             self.reserved, self.is_admitted = tokens, True
         if lane.accounts.tracer is not None:
             asked.trace = lane.accounts.tracer.begin(asked.seen.get(b"traceparent", b""))
-        self.dispatch()
+        if asked.session is None:
+            self.dispatch()
+        else:
+            lane.sessions.take(self)
 
     def _send_to(self, member: Member, now: float) -> None:
         member.in_flight += 1

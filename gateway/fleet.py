@@ -64,6 +64,8 @@ class Fleet:
         self.plans: dict[str, Plan] = {}
         self.members: dict[str, Member] = {}
         self.pools: list[Pool] = []
+        # Those whose engine is loaded when it is asked for.
+        self.on_demand: list[Plan] = []
         # The policy that an administrator has set for all lines, or "" for those of the table.
         self.queue_policy = ""
         self._meters = meters
@@ -109,6 +111,7 @@ class Fleet:
             turns = self._turns.setdefault(route.name, itertools.count())
             self.plans[route.name] = Plan(route, pool, turns, self._meters.route(route.name))
         self.pools = list(pools.values())
+        self.on_demand = [plan for plan in self.plans.values() if plan.route.on_demand]
         self._turns = {name: self._turns[name] for name in self.plans}
         for member in self.members.values():
             member.pools = tuple(pool for pool in self.pools if member in pool.members)

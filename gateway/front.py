@@ -70,7 +70,7 @@ class Front:
 
 async def _allow(send: Send, asked_headers: bytes) -> None:
     headers = [
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
         (b"access-control-allow-headers", asked_headers or b"authorization, content-type"),
         (b"access-control-max-age", b"600"),
         (b"content-length", b"0"),

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from gateway import heads
 from gateway.accounts import Accounts
+from gateway.demand import DemandTold
 from gateway.errors import RequestError, too_large, unknown_model
 from gateway.fleet import Fleet
 from gateway.keys import Keys, open_names, refusal
 from gateway.policyfile import PolicyFile
 from gateway.record import WorkerRecord
+from gateway.sessions.service import Sessions
 from gateway.settings import POLICY_FILE, Settings
 from gateway.source import TableSource
 from gateway.timeouts import Timeouts
@@ -27,6 +29,8 @@ logger = logging.getLogger("gateway")
 
 # Places are given away at once; this is only how often the table and the time are looked at.
 TICK_S = 0.1
+# While a request waits for an engine to be loaded: its time is told in tenths of a second, too.
+TICK_HELD_S = 0.02
 # Longer than clients keep idle connections, so that none is closed under a request.
 CLIENT_KEEP_ALIVE_S = 75.0
 # How often those are looked for that are idle for longer.
@@ -50,6 +54,8 @@ class Lane:
         self.fleet = Fleet(self.meters, settings.workers)
         self._policy_file = PolicyFile(settings.home / POLICY_FILE)
         self.waiting = Waiting(self)
+        self.demand = DemandTold(settings.home, self.fleet, self.waiting)
+        self.sessions = Sessions(settings.sessions, settings.home)
         self._timeouts = Timeouts(self)
         self._cors = frozenset(origin.encode() for origin in settings.cors_origins)
         # All of the server's, set by the first of them.
@@ -61,11 +67,14 @@ class Lane:
         not loaded its table yet."""
         self.record.write("", {})
         self.accounts.snapshots.start()
+        self.demand.start()
         self.refresh()
 
     async def close(self) -> None:
         """Nothing is served any more."""
+        await self.sessions.close()
         await self.accounts.close(self.time())
+        self.demand.tick(self.time(), at_once=True)
         self.record.remove()
 
     def refresh(self) -> None:
@@ -91,8 +100,9 @@ class Lane:
     async def follow(self) -> None:
         """Keeps everything going that time alone moves, until cancelled."""
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(TICK_HELD_S if self.demand.is_waited_for else TICK_S)
             self.refresh()
+            self.demand.tick(self.time())
             self.waiting.sweep()
             self._timeouts.sweep()
             self._close_idle()

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway import handover, listening
+from gateway import events, handover, listening
 from gateway.handover import Place
 from gateway.settings import LOG_LEVELS, MARK, POLICY_FILE
 from gateway.workers import Worker, Workers
@@ -46,7 +46,12 @@ def serve(options: argparse.Namespace) -> int:
         # What an administrator has set lasts as long as the gateway, restarts included.
         Path(place.home, POLICY_FILE).unlink(missing_ok=True)
     log = _Log(options.log_level)
-    workers = Workers(_worker_command(options.log_level, sockets), options.workers, log.warning)
+
+    def warn(text: str) -> None:
+        log.warning(text)
+        events.append(place.home, "worker", text)
+
+    workers = Workers(_worker_command(options.log_level, sockets), options.workers, warn)
     return Master(place, sockets, workers, log, predecessor).run()
 
 

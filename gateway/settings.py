@@ -1,9 +1,10 @@
 """The gateway's options: a command line for the process, environment variables for its workers."""
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sage_reconcile.errors import PermanentError
@@ -20,7 +21,42 @@ DEFAULT_MAX_BODY_MIB = 64
 # "off" leaves the access log away.
 ACCESS_LOG = "SAGE_GATEWAY_ACCESS_LOG"
 WORKERS = "SAGE_GATEWAY_WORKERS"
+# "off": nothing is kept. The database's URL, whose references to secrets are resolved when it is opened, and
+# how much of a session is put before a request.
+SESSIONS = "SAGE_SESSIONS"
+SESSIONS_URL = "SAGE_SESSIONS_URL"
+SESSIONS_MAX_TURNS = "SAGE_SESSIONS_MAX_TURNS"
+SESSIONS_MAX_BYTES = "SAGE_SESSIONS_MAX_BYTES"
+# What a stack file says of them, as JSON; then the others do not count.
+STACK_SESSIONS = "SAGE_GATEWAY_SESSIONS"
+DEFAULT_MAX_TURNS = 200
+DEFAULT_MAX_BYTES = 1 << 20
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Where sessions are kept (a `url` of "" is $SAGE_HOME/sage.db), and how much of one an engine gets."""
+
+    is_on: bool = True
+    url: str = ""
+    max_turns: int = DEFAULT_MAX_TURNS
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "SessionSettings":
+        if given := environ.get(STACK_SESSIONS):
+            return cls(**json.loads(given))
+        return cls(
+            is_on=environ.get(SESSIONS, "on") != "off",
+            url=environ.get(SESSIONS_URL, ""),
+            max_turns=int(environ.get(SESSIONS_MAX_TURNS) or DEFAULT_MAX_TURNS),
+            max_bytes=int(environ.get(SESSIONS_MAX_BYTES) or DEFAULT_MAX_BYTES),
+        )
+
+    def to_text(self) -> str:
+        """The value of SAGE_GATEWAY_SESSIONS."""
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +73,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     access_log: bool = True
     workers: int = 1
+    sessions: SessionSettings = SessionSettings()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -50,6 +87,7 @@ class Settings:
             cors_origins=origins,
             access_log=environ.get(ACCESS_LOG, "on") != "off",
             workers=int(environ.get(WORKERS) or 1),
+            sessions=SessionSettings.from_environ(environ),
         )
 
 

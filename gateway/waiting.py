@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from gateway.errors import hopeless_deadline, line_full, no_backend, waited_too_long
+from gateway.errors import hopeless_deadline, line_full, no_backend, nobody_loads, waited_too_long
 from gateway.line import PRIORITIES, Ask
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Waiting:
             return
         if not exchange.hold_until:
             exchange.hold_until = now + route.hold
+        if route.on_demand and self._lane.demand.is_forsaken(route.stack, now):
+            exchange.refuse(nobody_loads(route.name, route.stack))
+            return
         if now >= exchange.hold_until:
             faults = [member.fault for member in exchange.plan.pool.members if member.fault]
             exchange.refuse(no_backend(route.name, route.hold, exchange.reason or "; ".join(faults)))
@@ -50,6 +53,8 @@ class Waiting:
         exchange.retry_at = min(now + RETRY_S if exchange.avoid else math.inf, deadline)
         exchange.meter.held += 1
         self.held[exchange] = None
+        if route.on_demand:
+            self._lane.demand.ask(now)
 
     def queue(self, exchange: "Exchange", now: float) -> None:
         """Waits for a place at a backend; 429 for whoever finds no place in the line."""
@@ -107,7 +112,9 @@ class Waiting:
         """Ends waits that took too long, and lets those try again whose time has come."""
         now = self._lane.time()
         for exchange in list(self.held):
-            if exchange in self.held and now >= min(exchange.retry_at, exchange.hold_until):
+            if exchange in self.held and (
+                now >= min(exchange.retry_at, exchange.hold_until) or self._is_forsaken(exchange, now)
+            ):
                 self._leave_hold(exchange, now)
                 exchange.avoid = ()
                 exchange.dispatch()
@@ -124,6 +131,10 @@ class Waiting:
                     else waited_too_long(other.asked.model, pool.route.queue_timeout)
                 )
             self.serve(pool)
+
+    def _is_forsaken(self, exchange: "Exchange", now: float) -> bool:
+        route = exchange.plan.route if exchange.plan else None
+        return route is not None and route.on_demand != "" and self._lane.demand.is_forsaken(route.stack, now)
 
     def _leave_line(self, exchange: "Exchange", now: float) -> None:
         exchange.ask = None

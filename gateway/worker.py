@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-from gateway import settings
+from gateway import lean, settings
 from gateway.listening import BACKLOG, inherited
 from gateway.protocol import GatewayProtocol
 from gateway.workers import LEAVING, READY
@@ -70,6 +70,7 @@ class WorkerServer(uvicorn.Server):
 def main(arguments: Sequence[str]) -> int:
     """Serves until it is told to end, or its parent is gone. 1 if the application cannot be built."""
     options = _parse(arguments)
+    lean.import_litestar()
     config = uvicorn.Config(
         "gateway.app:create_app",
         factory=True,

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import (
-    Adapter,
     DesiredEngine,
     DesiredState,
     EngineState,

@@ -1,25 +1,31 @@
 """One pass over a stack: look, publish, reconcile, execute, look, publish. Strings the stages together."""
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 
-from sage_reconcile import gatewayd
+from sage_reconcile import facts, gatewayd
 from sage_reconcile.apply.environment import runtime_notes
 from sage_reconcile.apply.execute import Executor, Options, Progress
 from sage_reconcile.apply.hands import Hands
 from sage_reconcile.apply.local import LocalHands, Senses
+from sage_reconcile.apply.timing import TimedHands
 from sage_reconcile.errors import TransientError
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Verdict
 from sage_reconcile.model.desired import DesiredState
-from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import Health, Mark, ObservedGpu, ObservedLaunch, ObservedState
 from sage_reconcile.observe import records
 from sage_reconcile.observe.gpus import read_gpus
 from sage_reconcile.observe.look import Eyes, LocalEyes
+from sage_reconcile.plan.learning import blank, learned
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.reconcile import reconcile
 from sage_reconcile.route import publish
 from sage_reconcile.route.table import route_notes, routing_table
+
+FRESH_S = 2.0
+"""A look that is no older than this is not repeated before anything is done, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,12 @@ def local_host(home: Home) -> Host:
     def in_flight(backend: str) -> int | None:
         return gatewayd.in_flight(home, backend, publish.digest(home.routing_file))
 
-    return Host(home, eyes, LocalHands(home, Senses(gpus, in_flight)))
+    async def note(mark: Mark, what: str, seconds: float) -> None:
+        empty = blank(mark, await asyncio.to_thread(gpus) if mark.placement.gpus else (), time.time())
+        if empty is not None:
+            await asyncio.to_thread(facts.note, home, empty, what, seconds)
+
+    return Host(home, eyes, TimedHands(LocalHands(home, Senses(gpus, in_flight)), note))
 
 
 class PublishedRoutes:
@@ -63,6 +74,24 @@ class PublishedRoutes:
         """Looks again and publishes. One look at a time, so that no older one is published over a newer."""
         async with self._turn:
             self._observed = await self._host.eyes.look(self._desired)
+            await self._write()
+
+    async def begin(self) -> None:
+        """Publishes from the look that the plan was made of, unless somebody thought about it for a while."""
+        if abs(time.time() - self._observed.at) > FRESH_S:
+            await self.publish()
+            return
+        async with self._turn:
+            await self._write()
+
+    async def admit(self, launch: ObservedLaunch) -> None:
+        """Publishes at once, from the last look, that `launch` has answered."""
+        async with self._turn:
+            launches = tuple(
+                replace(one, health=Health.READY) if one.mark.id == launch.mark.id else one
+                for one in self._observed.launches
+            )
+            self._observed = replace(self._observed, launches=launches)
             await self._write()
 
     async def withdraw(self, launch: ObservedLaunch) -> None:
@@ -132,7 +161,7 @@ async def carry_out(
     """
     routes = PublishedRoutes(host, survey.desired, survey.observed)
     try:
-        await routes.publish()
+        await routes.begin()
     except TransientError:
         if {step.verdict for step in survey.plan.steps} not in ({Verdict.STOP}, {Verdict.STOP, Verdict.REAP}):
             raise
@@ -146,4 +175,5 @@ async def carry_out(
         marks = [*(one.mark for one in seen.launches), *(one.mark for one in seen.orphans)]
         alive = {mark.launch for mark in marks}
         await asyncio.to_thread(records.prune, host.home, alive)
+    await asyncio.to_thread(facts.write, host.home, learned(routes.observed))
     return outcomes

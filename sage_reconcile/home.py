@@ -7,6 +7,9 @@ from pathlib import Path
 
 from sage_reconcile.errors import BlockedError
 
+WOKEN = "woken"
+"""A file in the folder of a launch: its time is when the engine was woken last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -64,8 +67,18 @@ class Home:
         return self.root / "history"
 
     @property
+    def facts(self) -> Path:
+        """What was measured of launches, one file a fact."""
+        return self.root / "facts"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def adhoc_file(self) -> Path:
+        """The stack file that imperative commands edit."""
+        return self.root / "stacks" / "adhoc.yaml"
 
     @property
     def lock_file(self) -> Path:
@@ -78,7 +91,8 @@ class Home:
 
     @property
     def runtimes(self) -> Path:
-        """Python environments of engines, `<runtimes>/<runtime name>/bin/python`."""
+        """Python environments of engines: `<runtimes>/<runtime>`, made elsewhere, mostly a link, and
+        `<runtimes>/<runtime>-<version>-<digest>`, built by sage."""
         return self.root / "runtimes"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sage_reconcile.clock import Clock, SystemClock
 from sage_reconcile.errors import ReconcileError, StackError
 from sage_reconcile.model.actions import Plan
 from sage_reconcile.model.desired import DesiredState, ReplicaId
@@ -30,36 +31,14 @@ BACKOFF = 2.0
 BACKOFF_MAX = 300.0
 
 
-class Clock(Protocol):
-    """Time, so that tests need not wait."""
-
-    def now(self) -> float: ...
-
-    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Returns after `seconds`, or as soon as `stop` is set."""
-        ...
-
-
-class SystemClock:
-    """The monotonic clock of this machine."""
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await stop.wait()
-        except TimeoutError:
-            return
-
-
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What one pass did. `failed` are the replicas that did not become what the file asks."""
+    """What one pass did. `failed` are the replicas that did not become what the file asks; `due` is when time
+    alone will ask for another pass, in seconds from now."""
 
     plan: Plan
     failed: tuple[tuple[ReplicaId, str], ...] = ()
+    due: float | None = None
 
 
 class Work(Protocol):
@@ -78,6 +57,10 @@ class Work(Protocol):
 
     def pulse(self) -> Mapping[object, object]:
         """A cheap value for each engine that is known and left alone: it changes when something happens."""
+        ...
+
+    def is_asked(self) -> bool:
+        """Whether somebody waits for an engine on demand of whom the last look did not know."""
         ...
 
     def say(self, text: str) -> None:
@@ -171,6 +154,8 @@ class Watcher:
         self._complaint = ""
         self._steps: tuple[str, ...] = ()
         self._is_settled = True
+        self._is_fresh = True
+        self._due: float | None = None
         self._nudge = asyncio.Event()
         self.stop = asyncio.Event()
 
@@ -225,6 +210,7 @@ class Watcher:
             self._work.say("the file is good again")
         before = self._good
         self._good = stack, desired
+        self._is_fresh = True
         if before is not None and before[0].document != stack.document:
             self._backoff.forget()
             self._work.say("the file changed")
@@ -245,7 +231,8 @@ class Watcher:
         interrupt = asyncio.Event()
         guard = asyncio.create_task(self._interrupt_on_change(seen, interrupt, dict(self._work.pulse())))
         try:
-            result = await self._work.make_pass(*self._good, Policy(hold=held), interrupt)
+            policy = Policy(hold=held, preload=self._is_fresh)
+            result = await self._work.make_pass(*self._good, policy, interrupt)
         except ReconcileError as error:
             self._work.say(f"error: {error}")
             return 1
@@ -255,6 +242,9 @@ class Watcher:
         for replica, reason in self._backoff.holds():
             if replica in dict(result.failed):
                 self._work.say(f"{replica.short}: {reason}")
+        self._due = result.due
+        # What is preloaded and then idle is put aside, and not preloaded again.
+        self._is_fresh = self._is_fresh and (interrupt.is_set() or bool(result.failed))
         self._note_changes(result, interrupt.is_set())
         return 1 if result.failed or result.plan.blocked else 0
 
@@ -271,8 +261,10 @@ class Watcher:
     ) -> None:
         """A pass may take minutes, an edit or a crash elsewhere should not wait for it."""
         while not interrupt.is_set():
-            await self._clock.wait(TICK, self.stop)
-            if self.stop.is_set() or self._signature() != seen or self._has_happened(known):
+            self._nudge.clear()
+            await self._clock.wait(TICK, self._nudge)
+            is_asked = self._work.is_asked()
+            if self.stop.is_set() or is_asked or self._signature() != seen or self._has_happened(known):
                 interrupt.set()
 
     def _has_happened(self, known: dict[object, object]) -> bool:
@@ -284,11 +276,14 @@ class Watcher:
 
     async def _until_next(self, seen: object) -> None:
         """Waits for the interval to pass, a file to change, or something to happen to the engines."""
-        settle = [] if self._is_settled else [SETTLE]
-        deadline = self._clock.now() + min([self._interval, *self._backoff.delays(), *settle])
+        sooner = [] if self._is_settled else [SETTLE]
+        sooner += [] if self._due is None else [self._due]
+        deadline = self._clock.now() + min([self._interval, *self._backoff.delays(), *sooner])
         known = dict(self._work.pulse())
         while not self.stop.is_set() and self._clock.now() < deadline:
-            self._nudge.clear()
-            await self._clock.wait(min(TICK, self._interval), self._nudge)
-            if self._signature() != seen or self._has_happened(known):
+            # Before the wait, too: who asked during the pass has rung already.
+            if self._work.is_asked() or self._signature() != seen or self._has_happened(known):
                 return
+            self._nudge.clear()
+            left = deadline - self._clock.now()
+            await self._clock.wait(min(TICK, self._interval, max(left, 0.001)), self._nudge)

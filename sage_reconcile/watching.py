@@ -69,6 +69,24 @@ def watchers(home: Home) -> tuple[Watching, ...]:
     return tuple(sorted(found, key=lambda one: one.pid))
 
 
+def left_behind(home: Home, files: Sequence[Path]) -> tuple[int, ...]:
+    """The process ids of watchers of one of these files that were killed: their notes are still there.
+
+    Takes those notes away, and those of other files' killed watchers too.
+    """
+    wanted = {str(file) for file in files}
+    found = []
+    for path in _folder(home).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
+            if _is_held(file.fileno()):
+                continue
+            path.unlink(missing_ok=True)
+            note = json.load(file)
+            if wanted.intersection(note["files"]):
+                found.append(int(note["pid"]))
+    return tuple(sorted(found))
+
+
 def _is_held(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ from sage_reconcile.model.desired import (
     Kind,
     LaunchSpec,
     LiveSpec,
+    OnDemandSpec,
     PlacementSpec,
     ReplicaId,
     RouteSpec,
@@ -83,6 +84,7 @@ def engine(
     names: Sequence[str] = (),
     route: RouteSpec | None = None,
     live: LiveSpec | None = None,
+    on_demand: OnDemandSpec | None = None,
 ) -> DesiredEngine:
     launch = launch or spec()
     return DesiredEngine(
@@ -96,6 +98,7 @@ def engine(
         strategy=strategy,
         after=tuple(after),
         fingerprint=fingerprint(launch),
+        on_demand=on_demand,
     )
 
 

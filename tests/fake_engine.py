@@ -41,12 +41,15 @@ def parse() -> argparse.Namespace:
     p.add_argument("--error-status", type=int, help="every generation answers this status")
     p.add_argument("--hang-file", help="while this file exists, every request hangs, /health too")
     p.add_argument("--stall-file", help="while this file exists, generation hangs; GET requests answer")
+    p.add_argument("--refuse-file", help="while this file exists, every generation answers 500")
+    p.add_argument("--start-file", help="while this file exists, a new engine does not open its port")
     p.add_argument("--slow-health-file", help="while this file exists, /health hangs; all else answers")
     p.add_argument("--wakes-broken", action="store_true", help="after /wake_up, generation answers 500")
     p.add_argument("--no-models", action="store_true", help="/v1/models answers 500")
     p.add_argument("--no-chat", action="store_true", help="no chat template: chat answers 400")
     p.add_argument("--print-bytes", type=int, default=0, help="write so much output at start, in lines")
     p.add_argument("--children", type=int, default=0, help="worker processes to start")
+    p.add_argument("--dies-with-children", action="store_true", help="ends when one of its workers does")
     p.add_argument("--stubborn-children", action="store_true", help="workers ignore SIGTERM, in own sessions")
     p.add_argument("--ignore-sigterm", action="store_true")
     p.add_argument("--enable-lora", action="store_true", help="adapters may be loaded, as vLLM does it")
@@ -187,8 +190,9 @@ class Handler(BaseHTTPRequestHandler):
         if STATE["asleep"]:
             self.reply(500, {"error": {"message": "EngineCore is asleep", "type": "engine_error"}})
             return
-        if ARGS.error_status:
-            self.reply(ARGS.error_status, {"error": {"message": "engine says no", "type": "engine_error"}})
+        is_refusing = bool(ARGS.refuse_file) and os.path.exists(ARGS.refuse_file)
+        if status := 500 if is_refusing else ARGS.error_status:
+            self.reply(status, {"error": {"message": "engine says no", "type": "engine_error"}})
             return
         if time.monotonic() - STARTED < ARGS.ready_delay:
             self.reply(503, {"error": {"message": "loading", "type": "unavailable"}})
@@ -299,7 +303,15 @@ def start_children() -> None:
     if ARGS.stubborn_children:
         command.append("--ignore-sigterm")
     for _ in range(ARGS.children):
-        subprocess.Popen(command, start_new_session=ARGS.stubborn_children)
+        child = subprocess.Popen(command, start_new_session=ARGS.stubborn_children)
+        if ARGS.dies_with_children:
+            threading.Thread(target=die_with, args=(child,), daemon=True).start()
+
+
+def die_with(child: "subprocess.Popen[bytes]") -> None:
+    child.wait()
+    print("fatal: a worker died", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def main() -> None:
@@ -326,6 +338,8 @@ def main() -> None:
     if ARGS.exit_after is not None:
         threading.Timer(ARGS.exit_after, lambda: os._exit(3)).start()
     time.sleep(ARGS.listen_delay)
+    while ARGS.start_file and os.path.exists(ARGS.start_file):
+        time.sleep(0.05)
     server = ThreadingHTTPServer((ARGS.host, ARGS.port), Handler)
     server.daemon_threads = True
     with contextlib.suppress(KeyboardInterrupt):

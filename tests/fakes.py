@@ -15,8 +15,10 @@ from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.errors import TransientError
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Step
-from sage_reconcile.model.desired import Adapter, DesiredState, LaunchSpec, LiveSpec
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import DesiredState, LaunchSpec, LiveSpec
 from sage_reconcile.model.observed import (
+    Demand,
     ForeignLaunch,
     Gap,
     GpuHolder,
@@ -55,6 +57,7 @@ class FakeProcess:
     health: Health = Health.STARTING
     held: dict[str, int] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=dict)
+    woken_at: float = 0.0
 
     @property
     def engine(self) -> str:
@@ -72,6 +75,7 @@ class Script:
     dies_at_start: set[str] = field(default_factory=set)
     broken_models: set[str] = field(default_factory=set)
     stop_hangs: set[str] = field(default_factory=set)
+    never_drained: set[str] = field(default_factory=set)
     sleepless: set[str] = field(default_factory=set)
     does_not_wake: set[str] = field(default_factory=set)
     broken_adapters: set[str] = field(default_factory=set)
@@ -91,6 +95,7 @@ class FakeWorld:
         self.gaps: list[Gap] = []
         self.routing: RoutingTable | None = None
         self.script = Script()
+        self.demand: dict[str, Demand] | None = None
         self.calls: list[str] = []
         self.violations: list[str] = []
         self.peak: Counter[Place] = Counter()
@@ -156,6 +161,7 @@ class FakeWorld:
             exits=tuple((mark.replica, last) for mark, last in self.exits.values()),
             gaps=tuple(self.gaps),
             routing=self.routing,
+            demand=None if self.demand is None else tuple(self.demand.values()),
         )
 
     def _node(self, node: ObservedNode) -> ObservedNode:
@@ -192,6 +198,7 @@ class FakeWorld:
             live=process.live,
             gpu_mib=tuple(sorted(process.held.items())),
             adapters=self._adapters(process),
+            woken_at=process.woken_at,
         )
 
     def _adapters(self, process: FakeProcess) -> tuple[Adapter, ...] | None:
@@ -236,14 +243,26 @@ class FakeWorld:
             raise LaunchFailed(f"not ready within {timeout:g} s: it has not answered yet", ("loading",))
         process.health = Health.READY
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
         self._ours(launch.mark)
         self.calls.append(f"drain {launch.mark.launch}")
         await self._turns()
+        engine = launch.mark.replica.engine
+        if engine in self.script.never_drained:
+            return False
+        if self.demand and engine in self.demand:
+            self.demand[engine] = replace(self.demand[engine], in_flight=0)
+        return True
+
+    def _check_idle(self, mark: Mark) -> None:
+        told = (self.demand or {}).get(mark.replica.engine)
+        if told and told.in_flight:
+            self.violations.append(f"{mark.replica.short} is cut off {told.in_flight} requests")
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
         mark = self._ours(launch.mark)
         self.calls.append(f"stop {mark.launch}")
+        self._check_idle(mark)
         await self._turns()
         if mark.replica.engine in self.script.stop_hangs:
             raise TransientError(f"processes of {mark.id} do not end, not even by SIGKILL")
@@ -261,6 +280,7 @@ class FakeWorld:
 
     async def sleep(self, launch: Started | ObservedLaunch) -> None:
         self.calls.append(f"sleep {launch.mark.launch}")
+        self._check_idle(launch.mark)
         await self._turns()
         if launch.mark.replica.engine in self.script.sleepless:
             raise TransientError(f"{launch.mark.replica.short} sleeps, but its GPU memory is not back")
@@ -278,6 +298,7 @@ class FakeWorld:
         process.health = Health.STARTING
         self._take(process)
         process.health = Health.READY
+        process.woken_at = self.at
 
     async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
         self.calls.append(f"load {adapter.name} into {launch.mark.launch}")
@@ -366,6 +387,10 @@ class FakeRoutes:
         self._world.calls.append(f"withdraw {launch.mark.launch}")
         self.withdrawn.add(launch.mark.id)
         self._write()
+
+    async def admit(self, launch: ObservedLaunch) -> None:
+        self._world.calls.append(f"admit {launch.mark.launch}")
+        await self.publish()
 
     async def restore(self, launch: ObservedLaunch) -> None:
         self._world.calls.append(f"restore {launch.mark.launch}")

@@ -23,7 +23,12 @@ DOORS = {
     "torch": {"sage_reconcile/embedding/factory.py"},
     "sentence_transformers": {"sage_reconcile/embedding/factory.py"},
     "prometheus_client": {"gateway/exposition.py"},
+    "huggingface_hub": {"sage_reconcile/hub.py"},
     "opentelemetry": {"gateway/spans.py"},
+    "advanced_alchemy": {"gateway/sessions/tables.py", "gateway/sessions/database.py"},
+    "sqlalchemy": {
+        f"gateway/sessions/{name}.py" for name in ("tables", "database", "statements", "store", "turns")
+    },
     "subprocess": {"sage_reconcile/supervisor/spawn.py"},
     "ruamel": {"sage_reconcile/stack/formatting.py", "sage_reconcile/observe/inventory.py"},
 }
@@ -92,3 +97,35 @@ def test_no_todo_without_an_issue() -> None:
         if any(mark in line for mark in marks) and "#" not in line.partition(marks[0])[2]
     ]
     assert found == []
+
+
+# Who may ask what time it is: for stamps that people read and records carry. Durations are monotonic.
+STAMPS = {
+    "sage_reconcile/supervisor/supervise.py",
+    "sage_reconcile/supervisor/exits.py",
+    "sage_reconcile/supervisor/journal.py",
+    "sage_reconcile/doctor/examine.py",
+    "sage_reconcile/observe/look.py",
+    "sage_reconcile/apply/local.py",
+    "sage_reconcile/embedding/app.py",
+    "sage_reconcile/cli/gatewaystatus.py",
+    "sage_reconcile/applying.py",
+    "gateway/events.py",
+    "gateway/master.py",
+    "gateway/accounts.py",
+    "gateway/source.py",
+}
+
+
+def test_the_wall_clock_gives_stamps_and_no_durations() -> None:
+    """A clock that is set must not make anything wait, give up or forget."""
+    askers = {
+        name
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in (("time", "time"), ("time", "time_ns"), ("datetime", "now"))
+        and not name.startswith(".ci/")
+    }
+    assert askers <= STAMPS

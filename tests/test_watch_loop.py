@@ -13,7 +13,7 @@ from sage_reconcile.model.desired import DesiredState, ReplicaId
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.schema import Stack
-from sage_reconcile.watch import BACKOFF_MAX, Backoff, PassResult, Watcher
+from sage_reconcile.watch import BACKOFF_MAX, TICK, Backoff, PassResult, Watcher
 from tests.build import STACK
 
 CHAT, OTHER = ReplicaId(STACK, "chat", 0), ReplicaId(STACK, "other", 0)
@@ -63,6 +63,7 @@ class FakeWork:
         self.during: Callable[[asyncio.Event], object] = lambda interrupt: None
         self.outcome: Callable[[Policy], PassResult] = lambda policy: result()
         self.interrupted: list[bool] = []
+        self.asks = self.answered = 0
 
     def load(self) -> tuple[StackFile, DesiredState]:
         text = self.path.read_text()
@@ -79,6 +80,7 @@ class FakeWork:
         self.passes.append(
             (self.clock.time - 100.0, stack.document["text"], tuple(r for r, _ in policy.hold))
         )
+        self.answered = self.asks
         waiting = self.during(interrupt)
         if asyncio.iscoroutine(waiting):
             await waiting
@@ -87,6 +89,9 @@ class FakeWork:
 
     def pulse(self) -> Mapping[object, object]:
         return self.beat
+
+    def is_asked(self) -> bool:
+        return self.asks > self.answered
 
     def die(self) -> None:
         self.beat["chat"] = "dead"
@@ -326,3 +331,52 @@ def test_another_stack_name_is_told() -> None:
         asyncio.run(watcher.run())
         said = work.said
     assert said[-1] == "this is now stack b: engines of a are left alone"
+
+
+def test_whoever_asks_is_looked_at_at_once(bench: Bench) -> None:
+    def ask() -> None:
+        bench.work.asks += 1
+
+    bench.clock.at(3.0, ask)
+    times = bench.run(5.0).times
+    assert len(times) == 2
+    assert times[1] < 3.0 + 2 * TICK
+
+
+def test_whoever_asks_during_a_pass_gets_the_next_one(bench: Bench) -> None:
+    """The pass begins nothing new, and is followed by another one without a pause."""
+
+    async def loading(interrupt: asyncio.Event) -> None:
+        if len(bench.work.passes) == 1:
+            bench.work.asks += 1
+            await interrupt.wait()
+
+    bench.work.during = loading
+    work = bench.run(5.0)
+    assert work.interrupted[0]
+    assert len(work.times) >= 2
+    assert work.times[1] < 1.0
+
+
+def test_time_alone_asks_for_a_pass(bench: Bench) -> None:
+    bench.work.outcome = lambda policy: PassResult(
+        Plan(STACK), due=2.0 if len(bench.work.passes) == 1 else None
+    )
+    times = bench.run(5.0).times
+    assert len(times) == 2
+    assert times[1] - times[0] == pytest.approx(2.0, abs=TICK)
+
+
+def test_what_is_preloaded_is_so_once_for_each_file(bench: Bench) -> None:
+    """Put aside because it is idle, it is not preloaded by the next pass."""
+    preloads: list[bool] = []
+
+    def passed(policy: Policy) -> PassResult:
+        preloads.append(policy.preload)
+        return result(CHAT) if len(preloads) == 1 else result()
+
+    bench.work.outcome = passed
+    bench.clock.at(25.0, bench.write("good 2"))
+    bench.run(30.0)
+    assert preloads[:3] == [True, True, False]
+    assert preloads[-1]

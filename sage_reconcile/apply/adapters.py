@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_reconcile.apply.hands import Started
 from sage_reconcile.errors import TransientError
-from sage_reconcile.model.desired import Adapter
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.observed import ObservedLaunch
 
 if TYPE_CHECKING:

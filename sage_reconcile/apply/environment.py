@@ -10,7 +10,7 @@ from sage_reconcile.engines.base import LaunchContext
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
-from sage_reconcile.model.desired import LaunchSpec
+from sage_reconcile.model.desired import LaunchSpec, Program
 from sage_reconcile.model.observed import ObservedGpu, Placement
 
 INHERITED = frozenset({"HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
@@ -39,7 +39,11 @@ def engine_environment(
 
 
 def launch_context(
-    spec: LaunchSpec, placement: Placement, home: Home, gpus: tuple[ObservedGpu, ...]
+    spec: LaunchSpec,
+    placement: Placement,
+    home: Home,
+    gpus: tuple[ObservedGpu, ...],
+    counted_mib: int | None = None,
 ) -> LaunchContext:
     """What only this host knows. Raises PermanentError when the runtime's Python is not there."""
     kind = runtime(spec.runtime)
@@ -51,6 +55,7 @@ def launch_context(
         python=_python(spec, home) if kind.needs_python else "",
         visible=tuple(gpu.uuid if gpu.uuid.startswith("MIG-") else str(gpu.index) for gpu in own),
         gpu_total_mib=min((gpu.total_mib for gpu in own), default=None),
+        counted_mib=counted_mib,
     )
 
 
@@ -59,7 +64,10 @@ def runtime_notes(launches: Iterable[LaunchSpec], home: Home) -> tuple[str, ...]
     bare = {
         spec.runtime
         for spec in launches
-        if runtime(spec.runtime).needs_python and spec.python is None and not _own_python(spec, home).exists()
+        if runtime(spec.runtime).needs_python
+        and spec.python is None
+        and spec.program is None
+        and not _own_python(spec, home).exists()
     }
     return tuple(
         f"runtime {name} has no environment in {home.runtimes / name}: python3 of the PATH is used"
@@ -78,7 +86,10 @@ def _model(spec: LaunchSpec, home: Home) -> str:
 
 
 def _python(spec: LaunchSpec, home: Home) -> str:
-    """The file's `python`, else SAGE_HOME/runtimes/<runtime>, else python3 of the PATH."""
+    """That of the version that the file pins, else its `python`, else SAGE_HOME/runtimes/<runtime>, else
+    python3 of the PATH."""
+    if spec.program is not None:
+        return _installed_python(spec, spec.program, home)
     if spec.python is not None:
         if shutil.which(spec.python) is None:
             raise PermanentError(
@@ -95,6 +106,15 @@ def _python(spec: LaunchSpec, home: Home) -> str:
             f"no Python for runtime {spec.runtime}: make {own}, or set runtimes.<name>.python"
         )
     return found
+
+
+def _installed_python(spec: LaunchSpec, program: Program, home: Home) -> str:
+    path = home.runtimes / program.folder(spec.runtime) / "bin" / "python"
+    if not path.exists():
+        raise PermanentError(
+            f"{spec.runtime} {program.version} is not installed: run `sage runtime install {spec.runtime}`"
+        )
+    return str(path)
 
 
 def program_of(name: str, env: Mapping[str, str], cwd: str | None) -> str:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sage_reconcile.apply.adapting import load_adapter, unload_adapter
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
+from sage_reconcile.apply.routes import Routes
 from sage_reconcile.apply.run import Run
 from sage_reconcile.errors import ReconcileError, TransientError
 from sage_reconcile.model.actions import (
@@ -31,22 +32,6 @@ from sage_reconcile.model.actions import (
     Withdraw,
 )
 from sage_reconcile.model.observed import ObservedLaunch
-
-
-class Routes(Protocol):
-    """What the executor may do to the routing table."""
-
-    async def publish(self) -> None:
-        """Looks again and publishes what is ready now, less what was withdrawn."""
-        ...
-
-    async def withdraw(self, launch: ObservedLaunch) -> None:
-        """Publishes a table in which no new request goes to `launch`."""
-        ...
-
-    async def restore(self, launch: ObservedLaunch) -> None:
-        """Takes a withdrawal back."""
-        ...
 
 
 class Progress(Protocol):
@@ -125,9 +110,12 @@ class Executor:
                 await self._act(run, action)
         except ReconcileError as error:
             rolled_back, note = await self._roll_back(run)
-            tail = error.tail if isinstance(error, LaunchFailed) else ()
             reason = "; ".join(part for part in (str(error), note) if part)
-            return Outcome(step, Result.FAILED, reason, time.monotonic() - begin, tail, rolled_back)
+            took = time.monotonic() - begin
+            outcome = Outcome(step, Result.FAILED, reason, took, rolled_back=rolled_back)
+            if isinstance(error, LaunchFailed):
+                return replace(outcome, tail=error.tail, cause=error.cause, said=error.said)
+            return outcome
         except _InterruptedError:
             return Outcome(step, Result.SKIPPED, "interrupted; the engine goes on loading", 0.0)
         if run.complaints:
@@ -141,8 +129,8 @@ class Executor:
                 run.started = await self._hands.launch(action)
             case AwaitReady():
                 await self._await_ready(run, action)
-            case Reroute():
-                await self._routes.publish()
+            case Reroute(launch):
+                await (self._routes.admit(launch) if launch else self._routes.publish())
             case Withdraw(launch):
                 await self._withdraw(run, launch)
             case UpdateLive(launch, live):
@@ -173,9 +161,11 @@ class Executor:
     async def _leave_or_come(self, run: Run, action: Drain | Stop | Wake) -> None:
         launch = action.launch
         match action:
-            case Drain(_, timeout):
+            case Drain(_, timeout, is_required):
                 self._say(run, "draining", launch)
-                await self._hands.drain(launch, timeout)
+                if not await self._hands.drain(launch, timeout) and is_required:
+                    run.is_busy = True
+                    raise TransientError(f"it still has requests in flight after {timeout:g} s")
             case Stop(_, drain):
                 if launch in run.stopped:
                     return
@@ -247,6 +237,8 @@ class Executor:
             if run.started is not None:
                 self._say(run, "ending what failed", run.started)
                 await self._hands.stop(run.started, 0.0)
+            if run.is_busy:
+                return await self._restore(run)
             if run.step.verdict is not Verdict.REPLACE:
                 return False, ""
             old = next(action.launch for action in run.step.actions if isinstance(action, Stop))
@@ -256,11 +248,15 @@ class Executor:
                 return False, "the old one is half stopped; apply again"
             if old in run.asleep:
                 return await self._wake_again(run, old)
-            for launch in run.withdrawn:
-                await self._routes.restore(launch)
-            return True, "the old one goes on serving"
+            return await self._restore(run)
         except ReconcileError as error:
             return False, f"rolling back failed too: {error}"
+
+    async def _restore(self, run: Run) -> tuple[bool, str]:
+        for launch in run.withdrawn:
+            await self._routes.restore(launch)
+        which = "the old one" if run.step.verdict is Verdict.REPLACE else "it"
+        return True, f"{which} goes on serving"
 
     async def _wake_again(self, run: Run, old: ObservedLaunch) -> tuple[bool, str]:
         """Wakes the old one; if that fails it is started again."""
@@ -282,7 +278,9 @@ class Executor:
         self._say(run, "rolling back")
         wanted = next(action for action in run.step.actions if isinstance(action, Launch))
         mark = old.mark
-        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, old.live or wanted.live)
+        counted = max((mib for _, mib in old.gpu_mib), default=None) if wanted.counted_mib else None
+        live = old.live or wanted.live
+        order = Launch(mark.replica, mark.spec, mark.fingerprint, mark.placement, live, counted)
         again = await self._hands.launch(order)
         self._say(run, "rolling back: waiting until the old one answers", again)
         await self._hands.await_ready(again, order.live.health.startup_timeout)

@@ -19,7 +19,8 @@ def failure(record: dict[str, Any], tail: tuple[str, ...]) -> LaunchFailed:
     detail = f" ({how})" if how and cause else ""
     what = f"the engine ended before it answered: {cause or how}{detail}" if how else cause
     advice = f"; {hint}" if hint else ""
-    return LaunchFailed(what + advice, tuple(record.get("tail") or ()), hint)
+    said = str(record.get("said") or "")
+    return LaunchFailed(what + advice, tuple(record.get("tail") or ()), hint, cause, said)
 
 
 def grace(record: dict[str, Any], timeout: float) -> float:

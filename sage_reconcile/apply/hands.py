@@ -5,16 +5,22 @@ from typing import Protocol
 
 from sage_reconcile.errors import ReconcileError
 from sage_reconcile.model.actions import Launch
-from sage_reconcile.model.desired import Adapter, LiveSpec
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedLaunch, Orphan
 
 
 class LaunchFailed(ReconcileError):
-    """An engine did not get ready. `tail` holds its last log lines, `hint` what to do where it is known."""
+    """An engine did not get ready. `tail` holds its last log lines, `hint` what to do where it is known,
+    `cause` and `said` the known cause and the line of the log that shows it."""
 
-    def __init__(self, message: str, tail: tuple[str, ...] = (), hint: str = "") -> None:
+    def __init__(
+        self, message: str, tail: tuple[str, ...] = (), hint: str = "", cause: str = "", said: str = ""
+    ) -> None:
         self.tail = tail
         self.hint = hint
+        self.cause = cause
+        self.said = said
         super().__init__(message)
 
 
@@ -44,8 +50,9 @@ class Hands(Protocol):
         """Returns once the launch has answered. Raises LaunchFailed when it ended or `timeout` s passed."""
         ...
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
-        """Returns once the gateway has no request of the launch in flight, or after `timeout` seconds."""
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
+        """Returns once the gateway has no request of the launch in flight, or after `timeout` seconds: False
+        if it has some even then."""
         ...
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:

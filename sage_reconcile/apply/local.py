@@ -26,10 +26,11 @@ from sage_reconcile.apply.failures import ended_late, failure, grace, late
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.engines.registry import runtime
 from sage_reconcile.errors import PermanentError, TransientError
-from sage_reconcile.home import Home
+from sage_reconcile.home import WOKEN, Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.actions import Launch
-from sage_reconcile.model.desired import Adapter, LiveSpec
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
 from sage_reconcile.supervisor.records import write_atomic
@@ -37,6 +38,9 @@ from sage_reconcile.supervisor.redact import Redactor
 
 TICK = 0.1
 """Seconds between two looks at a record or a process."""
+
+DRAIN_TICK = 0.02
+"""Seconds between two looks at what is in flight: whoever waits for the place of an engine waits for it."""
 
 STOP_GRACE = 15.0
 """Seconds that a supervisor gets beyond its drain budget before its launch is ended for it."""
@@ -94,7 +98,7 @@ class LocalHands:
         spec, replica = order.spec, order.replica
         _require_free(order.placement)
         gpus = self._senses.gpus() if order.placement.gpus else ()
-        context = launch_context(spec, order.placement, self._home, gpus)
+        context = launch_context(spec, order.placement, self._home, gpus, order.counted_mib)
         line = runtime(spec.runtime).command_line(spec, context)
         launch = random_source.token_hex(4)
         mark = Mark(
@@ -146,19 +150,20 @@ class LocalHands:
             if not self._is_supervised(launch):
                 raise failure(_record(launch, "exit.json"), self._tail(launch))
             if time.monotonic() - begun > timeout + grace(record, timeout):
-                self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
-                raise LaunchFailed(self._late[launch.mark.launch], self._tail(launch))
+                reason = self._late[launch.mark.launch] = late(timeout, str(record.get("message") or ""))
+                raise LaunchFailed(reason, self._tail(launch), cause=reason.partition(";")[0])
             await asyncio.sleep(TICK)
 
     def _is_supervised(self, launch: Started | ObservedLaunch) -> bool:
         return processes.is_supervisor(launch.supervisor_pid, launch.mark.launch, launch.mark.home)
 
-    async def drain(self, launch: ObservedLaunch, timeout: float) -> None:
+    async def drain(self, launch: ObservedLaunch, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not await asyncio.to_thread(self._senses.in_flight, launch.mark.id):
-                return
-            await asyncio.sleep(TICK)
+                return True
+            await asyncio.sleep(DRAIN_TICK)
+        return False
 
     async def stop(self, launch: Started | ObservedLaunch, drain: float) -> None:
         name, home, pid = launch.mark.launch, launch.mark.home, launch.supervisor_pid
@@ -197,13 +202,23 @@ class LocalHands:
             await self._memory_back(mark, ended)
 
     async def _memory_back(self, mark: Mark, ended: set[int]) -> None:
+        """Until NVML names none of the ended processes; where it names some that are not seen from here
+        (another PID namespace), until what is in use falls no more.
+        """
         deadline = time.monotonic() + MEMORY_GRACE
+        before: dict[str, int] = {}
         while True:
             gpus = await asyncio.to_thread(self._senses.gpus)
             own = [gpu for gpu in gpus if gpu.uuid in mark.placement.gpus]
-            if not any(holder.pid in ended for gpu in own for holder in gpu.holders):
+            is_held = any(holder.pid in ended for gpu in own for holder in gpu.holders)
+            is_hidden = any(not holder.name for gpu in own for holder in gpu.holders)
+            falls = is_hidden and any(gpu.used_mib < before.get(gpu.uuid, gpu.used_mib + 1) for gpu in own)
+            if not is_held and not falls:
                 return
+            before = {gpu.uuid: gpu.used_mib for gpu in own}
             if time.monotonic() > deadline:
+                if not is_held:
+                    return  # what still falls there is not known to be ours
                 raise TransientError(f"{mark.id} has ended but its GPU memory is not back")
             await asyncio.sleep(TICK)
 
@@ -227,6 +242,8 @@ class LocalHands:
 
     async def wake(self, launch: ObservedLaunch) -> None:
         await naps.wake(launch)
+        with contextlib.suppress(OSError):  # it only explains, and the engine is awake
+            (Path(launch.directory) / WOKEN).touch(mode=0o600)
 
     async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
         await adapters.load(launch, adapter)

@@ -18,4 +18,5 @@ class Run:
     stopped: list[ObservedLaunch] = field(default_factory=list)
     asleep: list[ObservedLaunch] = field(default_factory=list)
     is_ending: bool = False
+    is_busy: bool = False
     complaints: list[str] = field(default_factory=list)

@@ -1,7 +1,5 @@
 """`sage apply`."""
 
-import asyncio
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +8,17 @@ from typing import Annotated, Any
 from cyclopts import Parameter, validators
 
 from sage_reconcile.apply.execute import Options
-from sage_reconcile.applying import Applied, apply_survey, remember
-from sage_reconcile.cli.stackfile import Json, Overlays, Sets, Targets, known_targets, load_stack
-from sage_reconcile.converge import Host, Survey, local_host, survey, with_host_notes
+from sage_reconcile.applying import Applied, apply_survey
+from sage_reconcile.cli.stackfile import Json, Overlays, Sets, Targets
+from sage_reconcile.converge import Host, Survey
 from sage_reconcile.errors import PermanentError
-from sage_reconcile.home import Home
-from sage_reconcile.lock import Turn, applying
+from sage_reconcile.lock import Turn
+from sage_reconcile.model.actions import Result
 from sage_reconcile.plan.facts import is_still
-from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.plan_data import plan_data
 from sage_reconcile.render.plan_text import headline
-from sage_reconcile.render.print import console, print_json, print_plan
+from sage_reconcile.render.print import console, print_plan
 from sage_reconcile.render.progress import ApplyProgress
-from sage_reconcile.stack.file import StackFile
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 NoWait = Annotated[bool, Parameter(negative="", help="Do not wait until started engines answer.")]
@@ -45,6 +41,13 @@ def apply(  # noqa: PLR0913 - one parameter per option
     sets: Sets = None,
     target: Targets = None,
     yes: Yes = False,
+    accept_fixes: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Write the known fix of an engine that does not start into the stack file, and apply again.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, Parameter(negative="", help="Only show the plan.")] = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -58,43 +61,15 @@ def apply(  # noqa: PLR0913 - one parameter per option
     Example: sage apply sage.yaml --yes
     """
     from sage_reconcile import planfile
-    from sage_reconcile.stack.resolve import resolve
+    from sage_reconcile.cli.applyfixes import Files, Rounds
 
-    home = Home.from_environ()
-    host = local_host(home)
     stored = planfile.read(file) if file is not None and not overlays else None
-    if stored is not None:
-        stack = _stored_stack(stored)
-        target = stored["targets"] or None
-    else:
-        stack = load_stack(file, overlays, sets)
-    desired = resolve(stack)
-    policy = Policy(targets=known_targets(target, [engine.name for engine in desired.engines]))
+    files = Files(file, tuple(overlays or ()), tuple(sets or ()), stored)
     options = Options(wait=not no_wait, timeout=timeout, rollback=not no_rollback)
-
-    def look() -> Survey:
-        found = with_host_notes(asyncio.run(survey(desired, host.eyes, policy)), home)
-        if stored is not None:
-            planfile.check(stored, found)
-        return found
-
-    with applying(home, lambda text: print(text, file=sys.stderr)) as turn:
-        found = look()
-        if dry_run:
-            print_plan(found.plan, "json" if json else "text")
-            return 1 if found.plan.blocked else 0
-        agreed = confirm(found, look, turn, yes or stored is not None, json)
-        if agreed is None:
-            return 1
-        applied = perform(agreed, host, options, json)
-        remember(home, stack, applied)
-    return report(applied, json)
-
-
-def _stored_stack(stored: dict[str, Any]) -> StackFile:
-    from sage_reconcile.stack.load import from_document
-
-    return from_document(stored["document"], Path(stored["base"]), stored["name"], os.environ)
+    rounds = Rounds(files, tuple(target or ()), options, yes=yes, as_json=json)
+    if dry_run:
+        return rounds.show()
+    return rounds.apply(accept_fixes)
 
 
 def confirm(
@@ -110,10 +85,10 @@ def confirm(
             print_plan(found.plan, "text")
         if yes or not found.plan.has_changes:
             return found
-        _require_terminal()
+        require_terminal("apply")
         if turn is not None:
             turn.give_up()
-        if _answer("Apply this plan? [y/N] ") not in ("y", "yes"):
+        if answer("Apply this plan? [y/N] ") not in ("y", "yes"):
             print("nothing was done", file=sys.stderr)
             return None
         if turn is not None:
@@ -134,7 +109,13 @@ def perform(found: Survey, host: Host, options: Options, as_json: bool = False) 
         return apply_survey(found, host, progress, options)
 
 
-def _answer(question: str) -> str:
+def ask_yes(question: str) -> bool:
+    """Whether the answer is yes. Raises PermanentError where there is nobody to ask."""
+    require_terminal("do it")
+    return answer(question) in ("y", "yes")
+
+
+def answer(question: str) -> str:
     try:
         return input(question).strip().lower()
     except EOFError:  # Ctrl-D, or a terminal that is gone
@@ -142,30 +123,32 @@ def _answer(question: str) -> str:
         return ""
 
 
-def _require_terminal() -> None:
+def require_terminal(what: str) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise PermanentError("there is no terminal to ask on: pass --yes to apply without asking")
+        raise PermanentError(f"there is no terminal to ask on: pass --yes to {what} without asking")
 
 
-def report(applied: Applied, as_json: bool = False) -> int:
+def report(applied: Applied) -> int:
     """Prints the outcome; the exit status: 0 when everything is now as the stack asks, else 1."""
-    if as_json:
-        outcomes = [
-            {
-                "id": o.step.id,
-                "result": str(o.result),
-                "reason": o.reason,
-                "seconds": round(o.seconds, 3),
-                "rolled_back": o.rolled_back,
-                "log": list(o.tail),
-            }
-            for o in applied.outcomes
-        ]
-        print_json(
-            {"version": 1, "plan": plan_data(applied.plan), "outcomes": outcomes, "ok": applied.is_whole}
-        )
-    elif applied.outcomes:
+    if applied.outcomes:
         print(f"Applied: {applied.summary}.")
     elif applied.plan.blocked:
         print(f"error: {headline(applied.plan)}", file=sys.stderr)
     return 0 if applied.is_whole else 1
+
+
+def applied_data(applied: Applied, fixes: dict[str, Any]) -> dict[str, Any]:
+    """What `sage apply --json` prints; `fixes` maps an engine to what would mend it."""
+    outcomes = [
+        {
+            "id": o.step.id,
+            "result": str(o.result),
+            "reason": o.reason,
+            "seconds": round(o.seconds, 3),
+            "rolled_back": o.rolled_back,
+            "log": list(o.tail),
+            "fix": fixes.get(o.step.replica.engine) if o.result is Result.FAILED else None,
+        }
+        for o in applied.outcomes
+    ]
+    return {"version": 1, "plan": plan_data(applied.plan), "outcomes": outcomes, "ok": applied.is_whole}

@@ -1,10 +1,15 @@
 """The `sage` command: dispatches to one module per command. Start-up is a hot path: import nothing early."""
 
+import contextlib
 import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("validate", "sage_reconcile.cli.validate:validate", "Check stack files; no GPU or network is needed."),
@@ -16,15 +21,20 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("stop", "sage_reconcile.cli.stop:stop", "Stop engines now, without editing a file."),
     ("restart", "sage_reconcile.cli.stop:restart", "Give engines new processes, unchanged."),
     ("lease", "sage_reconcile.cli.lease:lease", "Keep engines off a GPU for a while."),
+    ("facts", "sage_reconcile.cli.facts:facts", "List what was measured of engines."),
     ("events", "sage_reconcile.cli.events:events", "Show what happened."),
     ("history", "sage_reconcile.cli.history:history", "List what was applied."),
     ("rollback", "sage_reconcile.cli.history:rollback", "Apply an earlier entry of the history again."),
     ("gateway", "sage_reconcile.cli.gateway:app", "Start, stop and look at the OpenAI gateway."),
+    ("llm", "sage_reconcile.cli.llm.app:app", "Serve models by single commands, without writing a file."),
+    ("embedding", "sage_reconcile.cli.embedding:app", "Start, list and try embedding engines."),
     ("service", "sage_reconcile.cli.service:app", "Let systemd start gateway and engines at boot."),
     ("import", "sage_reconcile.cli.imports:import_", "Write a stack file of engines that run by hand."),
     ("doctor", "sage_reconcile.cli.doctor:doctor", "Check driver, runtimes, limits, disks and ports."),
+    ("runtime", "sage_reconcile.cli.runtime:app", "Install, list and remove versions of engine programs."),
     ("inventory", "sage_reconcile.cli.inventory:inventory", "Describe this host for plans elsewhere."),
     ("schema", "sage_reconcile.cli.schema:schema", "Print the JSON schema of the stack file."),
+    ("completion", "sage_reconcile.cli.completion:completion", "Print what completes commands in a shell."),
     ("fmt", "sage_reconcile.cli.fmt:fmt", "Format stack files; comments stay."),
 )
 
@@ -59,7 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands = "\n".join(f"  {name:<10} {summary}" for name, _, summary in COMMANDS)
         print(HELP.format(commands=commands), end="")
         sys.exit(0)
+    if words[0] == "__complete":
+        _complete(words[1:])
+        sys.exit(0)
     sys.exit(_run(words))
+
+
+def _complete(words: list[str]) -> None:
+    """For the scripts of `sage completion`; whatever is wrong, a shell is shown nothing."""
+    from sage_reconcile.cli.completion import candidates
+
+    with contextlib.suppress(Exception):
+        print("\n".join(candidates(words)))
 
 
 def _encode_anything() -> None:
@@ -116,14 +137,11 @@ def _drop_output() -> None:
 
 
 def _dispatch(words: list[str]) -> int:
-    from cyclopts import App, CycloptsError, UnusedCliTokensError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
     from sage_reconcile.errors import PermanentError
 
-    app = App(name="sage", help_flags=["--help", "-h"], version_flags=[], result_action="return_value")
-    # Only the command that is asked for is imported; the others are known by name, for did-you-mean.
-    for name, path, _ in COMMANDS:
-        app.command(path if name == words[0] else _noop, name=name)
+    app = application(words[0])
     try:
         result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -134,6 +152,16 @@ def _dispatch(words: list[str]) -> int:
         what = what if what.endswith("...") else what.removesuffix(".")
         raise PermanentError(f"{what}; see `{command} --help`") from None
     return result if isinstance(result, int) else 0
+
+
+def application(command: str) -> "App":
+    """Only the command that is asked for is imported; the others are known by name, for did-you-mean."""
+    from cyclopts import App
+
+    app = App(name="sage", help_flags=["--help", "-h"], version_flags=[], result_action="return_value")
+    for name, path, _ in COMMANDS:
+        app.command(path if name == command else _noop, name=name)
+    return app
 
 
 def _noop() -> None:

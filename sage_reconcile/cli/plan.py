@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, Targets, known_targets, load_stack
 from sage_reconcile.converge import plan_for, survey, with_host_notes
+from sage_reconcile.fixing import Source, with_known_fixes
 from sage_reconcile.home import Home
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.observe.look import LocalEyes
@@ -62,6 +63,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
         found = plan_for(desired, replace(described(inventory), models=models), policy)
     else:
         found = with_host_notes(asyncio.run(survey(desired, LocalEyes(home), policy)), home)
+        found = with_known_fixes(found, Source(stack, tuple(sets or ()), home))
     engine = desired.engine(explain) if explain else None
     print_plan(
         found.plan, format, explanation.explain(engine, found.observed, found.plan) if engine else None

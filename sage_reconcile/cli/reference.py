@@ -42,12 +42,15 @@ def commands() -> App:
 def leaves(app: App) -> Iterator[tuple[str, App]]:
     """Every command that does something, with its words ("gateway start"), in the order of the overview."""
     for name, _, _ in COMMANDS:
-        command = app[name]
-        below = [word for word in command if not word.startswith("-")]
-        if not below:
-            yield name, command
-        for word in below:
-            yield f"{name} {word}", command[word]
+        yield from _leaves(name, app[name])
+
+
+def _leaves(words: str, command: App) -> Iterator[tuple[str, App]]:
+    below = [word for word in command if not word.startswith("-")]
+    if not below:
+        yield words, command
+    for word in below:
+        yield from _leaves(f"{words} {word}", command[word])
 
 
 def reference() -> str:
@@ -131,6 +134,8 @@ def _default(argument: Argument) -> str:
     default = argument.field_info.default
     if argument.required:
         return "required"
+    if default is True and len(argument.names) > 1:
+        return f"`{argument.names[0]}`"
     return "" if default in (None, False, "", inspect.Parameter.empty) else f"`{default}`"
 
 

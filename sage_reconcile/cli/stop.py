@@ -46,13 +46,14 @@ def stop(
         chosen = _choose(observed, engines, all, stack)
         if not chosen:
             print("nothing runs")
-        plans = [partial(_stop_plan, name, wanted, force) for name, wanted in sorted(chosen.items())]
+        plans = [partial(stop_plan, name, wanted, force) for name, wanted in sorted(chosen.items())]
         status = _apply_all(plans, observed, turn, host, Options(), yes)
     _warn_of_watchers(home, chosen)
     return status
 
 
-def _stop_plan(stack: str, wanted: frozenset[str], force: bool, observed: ObservedState) -> Survey:
+def stop_plan(stack: str, wanted: frozenset[str], force: bool, observed: ObservedState) -> Survey:
+    """Stops the engines `wanted` of a stack, whatever its file says; `force` waits for no request."""
     desired = as_desired(stack, observed, stopped=wanted)
     if force:
         own = tuple(replace(e, live=replace(e.live, drain=0.0)) for e in desired.engines)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +15,18 @@ from cyclopts import Parameter, validators
 from sage_reconcile import journal, leases
 from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.applying import Applied, Noted, remember
+from sage_reconcile.bell import Bell
 from sage_reconcile.cli.stackfile import File, Overlays, Sets, stack_paths
-from sage_reconcile.converge import carry_out, local_host, survey
+from sage_reconcile.converge import carry_out, local_host, plan_for
+from sage_reconcile.crashloops import CrashLoops
+from sage_reconcile.fixing import Source
 from sage_reconcile.home import Home
 from sage_reconcile.lock import LockNotWanted, applying
-from sage_reconcile.model.actions import Plan, Result
+from sage_reconcile.model.actions import Outcome, Plan, Result, Verdict
 from sage_reconcile.model.desired import DesiredState
 from sage_reconcile.model.observed import ObservedState
+from sage_reconcile.observe.demand import Asked, who_waits
+from sage_reconcile.plan.demand import due_in
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.render.plan_text import plan_lines
 from sage_reconcile.render.print import console
@@ -30,7 +36,9 @@ from sage_reconcile.stack.load import load
 from sage_reconcile.stack.resolve import resolve
 from sage_reconcile.supervisor import tree
 from sage_reconcile.watch import PassResult, Watcher
-from sage_reconcile.watching import Note, announced
+from sage_reconcile.watching import Note, announced, left_behind
+
+LOADS = frozenset({Verdict.START, Verdict.WAKE, Verdict.REPLACE, Verdict.AWAIT})
 
 
 def watch(
@@ -53,8 +61,11 @@ def watch(
     """
     paths = stack_paths(file, overlays)
     home = Home.from_environ().claim()
+    killed = left_behind(home, paths)
     with announced(home, paths) as note:
         work = HostWork(home, paths, sets or (), note)
+        for pid in killed:
+            work.say(f"the watcher before this one (process {pid}) was killed; the engines went on")
         return asyncio.run(_watch(paths, work, interval, once))
 
 
@@ -65,9 +76,11 @@ async def _watch(paths: Sequence[Path], work: "HostWork", interval: float, once:
         loop.add_signal_handler(number, _stop, watcher)
     work.say(f"watching {', '.join(str(path) for path in paths)}")
     notices = asyncio.create_task(_notices(watcher))
+    work.bell = Bell(work.home, watcher.nudge)
     try:
         return await watcher.run(once)
     finally:
+        work.bell.close()
         notices.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await notices
@@ -101,12 +114,21 @@ class HostWork:
         self._host = local_host(home)
         self._paths = list(paths)
         self._sets = tuple(sets)
+        self.home = home
+        self.bell: Bell | None = None
         self._launches: tuple[tuple[int, str], ...] = ()
+        self._stack = ""
+        self._known: frozenset[Asked] = frozenset()
+        self._changing: frozenset[str] = frozenset()
         self._told = ""
+        self._loops = CrashLoops()
 
     def load(self) -> tuple[StackFile, DesiredState]:
         stack = load(self._paths, os.environ, self._sets)
         self._note.tell(stack.name)
+        self._stack = stack.name
+        if self.bell is not None:
+            self.bell.listen(stack.name)
         return stack, resolve(stack)
 
     async def make_pass(
@@ -127,10 +149,17 @@ class HostWork:
     async def _converge(
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
-        await asyncio.to_thread(leases.end_over, self._home, time.time())
-        found = await survey(desired, self._host.eyes, policy)
+        begun = time.time()
+        await asyncio.to_thread(leases.end_over, self.home, begun)
+        self._known = who_waits(self.home)  # before the look, which then knows of them
+        observed = await self._host.eyes.look(desired)
+        for replica, reason in self._loops.note(observed, desired, stack.document, time.monotonic()):
+            self.say(f"{replica.short}: {reason}")
+        found = plan_for(desired, observed, replace(policy, hold=(*policy.hold, *self._loops.holds)))
+        planned = time.time()
         self._tell(found.plan.has_changes, [text for _, text in plan_lines(found.plan)])
         changing = {step.replica for step in found.plan.steps}
+        self._changing = frozenset(replica.engine for replica in changing)
         self._watch_pulse(found.observed, {str(replica) for replica in changing})
         out = console()
         executors: list[Executor] = []
@@ -141,13 +170,31 @@ class HostWork:
                 outcomes = await carry_out(found, self._host, noted, Options(), executors)
         finally:
             canceller.cancel()
+            self._changing = frozenset()
+        self._tell_times(outcomes, (begun, planned, time.time()))
         applied = Applied(found.plan, outcomes)
         if found.plan.has_changes or found.plan.blocked:
             remember(self._home, stack, applied, note="watch")
         if outcomes:
             self._watch_pulse(await self._host.eyes.look(desired), set())
+        for remedy in Source(stack, self._sets, self._home).of_outcomes(found, outcomes).remedies:
+            self.say(f"{remedy.engine}: {remedy.short}")
         failed = tuple((o.step.replica, o.reason) for o in outcomes if o.result is Result.FAILED)
-        return PassResult(found.plan, failed)
+        return PassResult(found.plan, failed, due_in(desired, found.observed))
+
+    def _tell_times(self, outcomes: tuple[Outcome, ...], times: tuple[float, float, float]) -> None:
+        """Where the time went of those who waited for an engine that this pass has loaded."""
+        begun, planned, ended = times
+        loaded = {
+            o.step.replica.engine for o in outcomes if o.result is Result.DONE and o.step.verdict in LOADS
+        }
+        asked = [since for stack, engine, since in self._known if stack == self._stack and engine in loaded]
+        if asked:
+            first = min(asked)
+            self.say(
+                f"whoever asked first waited {ended - first:.2f} s: {begun - first:.2f} until noticed, "
+                f"{planned - begun:.2f} to look and plan, {ended - planned:.2f} to do it"
+            )
 
     def _tell(self, has_changes: bool, lines: list[str]) -> None:
         """A plan with changes is always shown; what merely stays blocked or held is shown once.
@@ -176,6 +223,11 @@ class HostWork:
         }
         beats["leases"] = [lease for lease in leases.read(self._home)[0] if lease.until > now]
         return beats
+
+    def is_asked(self) -> bool:
+        """What a plan under way changes is asked for in vain: whoever waits for that is known soon enough."""
+        news = who_waits(self.home) - self._known
+        return any(stack == self._stack and engine not in self._changing for stack, engine, _ in news)
 
     def say(self, text: str) -> None:
         stamp = _stamp()

@@ -140,6 +140,8 @@ def _after(one: Interpreter, module: str) -> str:
 
 def _install(one: Interpreter) -> str:
     """How the environment is made."""
+    if one.is_installed:
+        return f"sage runtime install {one.kind}"
     if not one.kind:
         return f"make it again, or remove the folder: {one.wanted}"
     what = NEEDS[one.kind] if one.kind != "sentence-transformers" else "sage_reconcile-*.whl[local]"

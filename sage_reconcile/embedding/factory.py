@@ -38,7 +38,10 @@ class LoadError(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """How to load a model. `normalize` None: unless the model compares by something else than the cosine."""
+    """How to load a model. `normalize` None: unless the model compares by something else than the cosine.
+
+    `gpu_memory_fraction`: of the GPU's memory, what torch may allocate; None leaves it all.
+    """
 
     model: str
     device: str = "auto"
@@ -47,6 +50,7 @@ class ModelSettings:
     trust_remote_code: bool = False
     prompt_name: str | None = None
     normalize: bool | None = None
+    gpu_memory_fraction: float | None = None
 
 
 def load_embedder(settings: ModelSettings) -> Embedder:
@@ -66,6 +70,9 @@ def load_embedder(settings: ModelSettings) -> Embedder:
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if settings.gpu_memory_fraction is not None and device.startswith("cuda"):
+            # Beyond it a request fails here, instead of taking what its neighbours on the GPU count on.
+            torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_fraction, torch.device(device))
         dtype = settings.dtype
         if dtype == "auto" and device == "cpu":
             # CPU kernels for half precision are slow, and on some processors wrong.

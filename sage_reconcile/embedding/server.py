@@ -34,6 +34,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most 1")
+    return number
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     p = argparse.ArgumentParser(
         prog="sage-embedding-server", description="Serves OpenAI /v1/embeddings from one model."
@@ -47,6 +54,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     p.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="auto: float32 on a CPU, else the model's own"
+    )
+    p.add_argument(
+        "--gpu-memory-fraction", type=_fraction, help="of the GPU's memory, what torch may allocate at most"
     )
     p.add_argument("--max-length", type=_positive, help="tokens of an input (default: what the model says)")
     p.add_argument(
@@ -74,6 +84,7 @@ def settings_of(args: argparse.Namespace) -> ModelSettings:
         trust_remote_code=args.trust_remote_code,
         prompt_name=args.prompt_name,
         normalize=NORMALIZE[args.normalize],
+        gpu_memory_fraction=args.gpu_memory_fraction,
     )
 
 

@@ -14,7 +14,8 @@ class LaunchContext:
 
     `model` is the spec's model, or the directory that the host has for it. `python` is the interpreter of
     the runtime's environment. `visible` are the GPUs as CUDA names them (indices, or UUIDs of MIG devices);
-    `gpu_total_mib` is the memory of the smallest of them.
+    `gpu_total_mib` is the memory of the smallest of them. `counted_mib` is what the plan counts the launch
+    with on each, where the runtime could not know it: of one that fills nothing.
     """
 
     placement: Placement
@@ -22,6 +23,7 @@ class LaunchContext:
     python: str
     visible: tuple[str, ...] = ()
     gpu_total_mib: int | None = None
+    counted_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Runtime(Protocol):
     @property
     def uses_model_directory(self) -> bool:
         """Whether a model id may be replaced by a directory that the host has for it."""
+        ...
+
+    @property
+    def fills(self) -> bool:
+        """Whether it takes what it is given at once, so that what is measured is all that it will take."""
         ...
 
     def command_line(self, spec: LaunchSpec, context: LaunchContext) -> CommandLine:

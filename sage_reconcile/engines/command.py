@@ -14,6 +14,7 @@ from sage_reconcile.model.desired import LaunchSpec
 class Command:
     needs_python = False
     uses_model_directory = False
+    fills = False
 
     def command_line(self, spec: LaunchSpec, context: LaunchContext) -> CommandLine:
         values = {

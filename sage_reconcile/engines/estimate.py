@@ -7,7 +7,7 @@ from sage_reconcile.engines import activations as work
 from sage_reconcile.engines.flags import Flags
 from sage_reconcile.engines.kvcache import Cache, cache_of, kv_bytes_of
 from sage_reconcile.engines.quantisation import BY_FLAG, DTYPES
-from sage_reconcile.engines.registry import runtime
+from sage_reconcile.engines.vllm import share_mib
 from sage_reconcile.engines.weighing import by_stage, stage_of
 from sage_reconcile.model.desired import Kind, LaunchSpec
 from sage_reconcile.model.estimate import Breakdown, Estimate
@@ -91,7 +91,7 @@ def _vllm(spec: LaunchSpec, files: ModelFiles, shape: Shape, gpu_total_mib: int)
         _room(flags, shape, batch, DTYPES[dtype], Stage(size, layers, is_pooling, is_last))
         for size, layers, is_last in _stages(shape, weights)
     ]
-    share = runtime("vllm").need_mib(spec, gpu_total_mib) or 0
+    share = share_mib(spec, gpu_total_mib)
     if flags.text("max-model-len") in ("auto", "-1") or dict(spec.args).get("max-model-len") == -1:
         # vLLM takes the longest that fits.
         max_len = min(cache.longest(max(0, share - own.fixed) * MIB, max_len) for own, cache in rooms)

@@ -17,6 +17,7 @@ from sage_reconcile.model.desired import LaunchSpec
 class Transformers:
     needs_python = True
     uses_model_directory = True
+    fills = False
 
     def command_line(self, spec: LaunchSpec, context: LaunchContext) -> CommandLine:
         place = context.placement

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.keysource import API_KEYS, STACK_KEYS
-from gateway.settings import CORS_ORIGINS
+from gateway.settings import CORS_ORIGINS, STACK_SESSIONS, SessionSettings
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.gatewayd.options import GatewayOptions
 
@@ -14,7 +14,7 @@ HOST = "SAGE_GATEWAY_HOST"
 PORT = "SAGE_GATEWAY_PORT"
 FROM_FILE = ("host", "port", "workers")
 # Variables of the gateway that a stack file alone decides, where there is one.
-OF_STACK = (STACK_KEYS, CORS_ORIGINS)
+OF_STACK = (STACK_KEYS, CORS_ORIGINS, STACK_SESSIONS)
 PORTS = range(1, 65536)
 
 
@@ -54,6 +54,10 @@ def settle(asked: Mapping[str, str | int], stack: str, environ: Mapping[str, str
             served = with_keys(base, file.model, stack)
         if section.cors_origins:
             served = {**served, CORS_ORIGINS: ",".join(section.cors_origins)}
+        if section.sessions:
+            given = section.sessions
+            told = SessionSettings(given.enabled, given.url or "", given.max_turns, given.max_bytes)
+            served = {**served, STACK_SESSIONS: told.to_text()}
     values |= asked
     if values.get("port", 1) not in PORTS:
         raise PermanentError(f"{PORT} is {base[PORT]!r}, which is no port: 1 to 65535")
@@ -67,7 +71,7 @@ def settle_again(options: GatewayOptions, stack: str, environ: Mapping[str, str]
 
 
 def is_same_access(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two environments of a gateway let in the same clients."""
+    """Whether two environments of a gateway let in the same clients, and keep their sessions in one place."""
     return all(one.get(name) == other.get(name) for name in (API_KEYS, *OF_STACK))
 
 

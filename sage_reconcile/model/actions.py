@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sage_reconcile.model.desired import Adapter, LaunchSpec, LiveSpec, ReplicaId, Strategy
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId, Strategy
 from sage_reconcile.model.observed import Gap, ObservedLaunch, Orphan, Placement
 
 
@@ -25,13 +26,18 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a new process tree for a replica."""
+    """Start a new process tree for a replica.
+
+    `counted_mib` is what the plan counts it with on each GPU, of one that would else be told to take more
+    than it ever fills.
+    """
 
     replica: ReplicaId
     spec: LaunchSpec
     fingerprint: str
     placement: Placement
     live: LiveSpec
+    counted_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,9 @@ class AwaitReady:
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """Publish routes from what is ready now."""
+    """Publish routes from what is ready now; of `woken` it is known already."""
+
+    woken: ObservedLaunch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +65,14 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Wait until the launch has no request in flight, `timeout` seconds at most."""
+    """Wait until the launch has no request in flight, `timeout` seconds at most.
+
+    `is_required`: if it has some even then, it goes on serving, and the step fails.
+    """
 
     launch: ObservedLaunch
     timeout: float
+    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,20 @@ Action = (
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Seconds that a step is expected to cost, from what was measured here before; None is unknown.
+
+    `outage`: no replica of the engine answers; requests are held for `hold` of them at most, and those of the
+    first `refused` seconds are refused. `work`: from its beginning to its end. Draining is not in them.
+    """
+
+    outage: float | None
+    work: float | None
+    refused: float | None = None
+    hold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One change of one replica: its actions run in order.
 
@@ -150,28 +176,64 @@ class Step:
     placement: Placement | None = None
     notes: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
+    expected: Expected | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """An edit of one field of an engine that would make room, and what it does, `said` in words."""
+
+    engine: str
+    field: str
+    value: str
+    said: str
+
+    @property
+    def edit(self) -> str:
+        """As `sage plan --set` takes it."""
+        return f"engines.{self.engine}.{self.field}={self.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A replica that needs a change which cannot be made, and why, with the arithmetic."""
+    """A replica that needs a change which cannot be made, and why, with the arithmetic.
+
+    `remedies`, cheapest first, are for one that `lacks_memory`: any one of them is enough.
+    """
 
     replica: ReplicaId
     reason: str
+    lacks_memory: bool = False
+    remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A replica that stays as it is; `verdict` is KEEP or HOLD."""
+    """A replica that stays as it is; `verdict` is KEEP or HOLD. `lacks_place`: held for want of a GPU, while
+    one is leased."""
 
     replica: ReplicaId
     verdict: Verdict
     reason: str = ""
+    lacks_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Memory of one GPU over one step, in MiB, with the steps before it in the plan's order done."""
+
+    step: str
+    before_mib: int
+    peak_mib: int
+    after_mib: int
 
 
 @dataclass(frozen=True, slots=True)
 class GpuTimeline:
-    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end."""
+    """Memory of one GPU over the plan, in MiB: as it is, at the worst moment, at the end.
+
+    The worst moment is that of any order in which the steps may run; `steps` has those that change it.
+    """
 
     node: str
     index: int
@@ -181,6 +243,7 @@ class GpuTimeline:
     before_mib: int
     peak_mib: int
     after_mib: int
+    steps: tuple[StepMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +273,10 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well."""
+    """How one step ended; `reason` and `tail` (last log lines) say why where it did not end well.
+
+    `cause` is the known cause why an engine did not get ready, `said` the line of its log that shows it.
+    """
 
     step: Step
     result: Result
@@ -218,3 +284,5 @@ class Outcome:
     seconds: float = 0.0
     tail: tuple[str, ...] = ()
     rolled_back: bool = False
+    cause: str = ""
+    said: str = ""

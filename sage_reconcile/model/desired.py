@@ -1,16 +1,15 @@
 """What the stack file asks for, as values. Pure: made by stack.resolve, read by the planner."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeGuard
 
 from sage_reconcile.model import codec
+from sage_reconcile.model.adapters import LORA_RANK, Adapter
+from sage_reconcile.model.gateway import GatewaySpec
 
 ArgValue = str | int | float | bool | None | tuple[str | int | float, ...]
-
-
-LORA_RANK, LORA_SLOTS = "max-lora-rank", "max-loras"
 
 
 class Kind(StrEnum):
@@ -68,12 +67,31 @@ class ReplicaId:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """The version of an engine program that the file pins; `sage runtime install` builds its environment.
+
+    `python` is a Python version, "" for the installer's choice; `packages` are requirements besides; `index`
+    is the URL of a package index, or a directory of wheels, "" for the installer's own.
+    """
+
+    version: str
+    python: str = ""
+    packages: tuple[str, ...] = ()
+    index: str = ""
+
+    def folder(self, runtime: str) -> str:
+        """The name of its environment in SAGE_HOME/runtimes: the same for whoever pins the same."""
+        digest = hashlib.sha256(codec.encode(self)).hexdigest()[:8]
+        return f"{runtime}-{self.version}-{digest}"
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """All that a process needs to be what the file asks: change any of it and a new process is needed.
 
     `args` and `env` are sorted by key. `env` values and `api_key` keep `${env:X}` and `${file:X}` as
     written: secrets are resolved at launch and never stored. `gpu_memory` is "auto", MiB per GPU (int) or
-    a fraction of one GPU (float).
+    a fraction of one GPU (float). `python` is an interpreter that the file names, None with a `program`.
     """
 
     kind: Kind
@@ -92,6 +110,7 @@ class LaunchSpec:
     can_sleep: bool = False
     url: str | None = None
     api_key: str | None = None
+    program: Program | None = None
 
     @property
     def gpu_count(self) -> int:
@@ -188,12 +207,19 @@ class RouteSpec:
     idle_timeout: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Adapter:
-    """A LoRA adapter: the model name that clients and the engine know it by, and its directory."""
+@dataclass(frozen=True, slots=True)
+class OnDemandSpec:
+    """When an engine that runs on demand is loaded, and when it is put aside; times in seconds.
 
-    name: str
-    path: str
+    `min_residency`: how long it stays, once loaded, though others wait for its place. `priority`: who has
+    less makes room first. `pin`: stays once loaded. `preload`: loaded by an apply, though nobody asks.
+    """
+
+    idle_ttl: float = 600.0
+    min_residency: float = 30.0
+    preload: bool = False
+    priority: int = 0
+    pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +241,7 @@ class DesiredEngine:
     strategy: Strategy = Strategy.AUTO
     after: tuple[str, ...] = ()
     fingerprint: str = ""
+    on_demand: OnDemandSpec | None = None
     lora: tuple[Adapter, ...] | None = None
     sized: tuple[str, ...] = ()
 
@@ -234,41 +261,12 @@ class DesiredEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class KeySpec:
-    """One entry of `gateway.keys`: a reference to the key, or its digest (64 hex digits); the other is "".
-
-    Limits of 0 are none, no `models` are all.
-    """
-
-    name: str
-    key: str = ""
-    sha256: str = ""
-    models: tuple[str, ...] = ()
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    max_concurrent: int = 0
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySpec:
-    """The `gateway` section. `api_keys` are references; without them and `keys`, SAGE_API_KEYS counts."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    api_keys: tuple[str, ...] = ()
-    keys: tuple[KeySpec, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class DesiredState:
     """A whole stack; engines are sorted by name."""
 
     stack: str
     engines: tuple[DesiredEngine, ...]
-    gateway: GatewaySpec = GatewaySpec()
+    gateway: GatewaySpec = field(default_factory=GatewaySpec)
 
     def engine(self, name: str) -> DesiredEngine | None:
         return next((engine for engine in self.engines if engine.name == name), None)
@@ -282,6 +280,16 @@ def _without(launch: LaunchSpec, flags: tuple[str, ...]) -> LaunchSpec:
     return replace(launch, args=tuple(pair for pair in launch.args if pair[0] not in flags))
 
 
+LATER = ("program",)
+
+
 def fingerprint(launch: LaunchSpec) -> str:
-    """12 hex digits of a SHA-256 over the whole value, so that no field can be forgotten."""
-    return hashlib.sha256(codec.encode(launch)).hexdigest()[:12]
+    """12 hex digits of a SHA-256 over the whole value, so that no field can be forgotten.
+
+    A field that came later counts where it says something: an update of sage restarts no engine.
+    """
+    plain = codec.to_plain(launch)
+    for name in LATER:
+        if plain[name] is None:
+            del plain[name]
+    return hashlib.sha256(codec.encode(plain)).hexdigest()[:12]

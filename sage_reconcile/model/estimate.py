@@ -50,6 +50,11 @@ class Estimate:
     assumed: tuple[str, ...] = ()
 
     @property
+    def keeps_nothing(self) -> bool:
+        """Whether it keeps no KV cache, so that a share that it is given is not filled (vLLM's encoders)."""
+        return self.share_mib is not None and not self.request_mib
+
+    @property
     def lacks_mib(self) -> int:
         """MiB that the share lacks for the weights, what computing takes, and one request; 0 when it fits."""
         return 0 if self.share_mib is None else max(0, self.enough_mib - self.share_mib)

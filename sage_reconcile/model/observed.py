@@ -1,10 +1,12 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sage_reconcile.model.desired import Adapter, LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.routing import RoutingTable
 
@@ -67,7 +69,8 @@ LOST = "its supervisor ended without a word (killed, or a reboot)"
 class LastExit:
     """How a process of a replica ended last; `at` in epoch seconds, `cause` a known one or "".
 
-    Of an end with the cause LOST, `at` is when its last news came.
+    Of an end with the cause LOST, `at` is when its last news came. `said` is the line of the log that shows
+    the cause; `fingerprint` that of the launch, "" where its record is gone.
     """
 
     at: float
@@ -77,6 +80,8 @@ class LastExit:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
+    fingerprint: str = ""
 
     @property
     def summary(self) -> str:
@@ -92,7 +97,8 @@ class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
     `live` is None where the supervisor's record could not be read. `adapters` are those that the engine says
-    it has loaded, None where it takes none or was not to be asked. Times in epoch seconds.
+    it has loaded, None where it takes none or was not to be asked. Times in epoch seconds; `woken_at` is 0.0
+    where it never slept. `versions` are of the packages that it runs, as far as they are known.
     """
 
     mark: Mark
@@ -110,6 +116,9 @@ class ObservedLaunch:
     directory: str = ""
     last_exit: LastExit | None = None
     adapters: tuple[Adapter, ...] | None = None
+    woken_at: float = 0.0
+    engine_started: float | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     @property
     def replica(self) -> ReplicaId:
@@ -144,11 +153,13 @@ class ForeignLaunch:
 
 @dataclass(frozen=True, slots=True)
 class GpuHolder:
-    """A process that holds memory of a GPU."""
+    """A process that holds memory of a GPU. `name` is "" for one that is not seen from here: it ended, or the
+    number is another PID namespace's. `parents` are its ancestors, the nearest first."""
 
     pid: int
     name: str
     mib: int
+    parents: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +236,28 @@ class ExternalHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What the gateway tells of an engine on demand. Times in epoch seconds, 0.0 for never.
+
+    `waiting` requests are held for it, some ever `since`; `in_flight` are with it. `last` is when a request
+    was last there.
+    """
+
+    stack: str
+    engine: str
+    waiting: int = 0
+    since: float = 0.0
+    in_flight: int = 0
+    last: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedState:
     """Everything one look saw. `is_described` is set when it came from an inventory file, not from a host.
 
-    `models` are the files of the models of all engines, as far as they are on the host that plans.
+    `models` are the files of the models of all engines, as far as they are on the host that plans, `facts`
+    what was measured here before. `demand` is None where no gateway tells who is asked for. `programs` are
+    the environments that sage has built there, by folder; None where nobody looked.
     """
 
     at: float
@@ -243,6 +272,9 @@ class ObservedState:
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
     leases: tuple[Lease, ...] = ()
+    demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
+    facts: tuple[Fact, ...] = ()
 
     def lease_of(self, gpus: Iterable[str]) -> Lease | None:
         """The lease of any of these GPUs (UUIDs) that has not ended, the one that lasts longest."""

@@ -50,7 +50,8 @@ class Route:
     no backend is ready. `first_byte_timeout` is what the beginning of a reply may take and `idle_timeout` the
     pause between two pieces of it; 0 is no limit. `model` is what the engine is asked for, where that is not
     the backend's own model: a LoRA adapter. `stack` is the one that offers the name: it tells whose a
-    route without backends is.
+    route without backends is. `on_demand` is the engine of that stack that is started, or woken, when a
+    request is held for this name; "" for none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Route:
     first_byte_timeout: float = 0.0
     idle_timeout: float = 0.0
     model: str = ""
+    on_demand: str = ""
 
 
 @dataclass(frozen=True, slots=True)

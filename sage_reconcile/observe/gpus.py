@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 import pynvml
 
 from sage_reconcile.model.observed import Gap, GpuHolder, ObservedGpu
+from sage_reconcile.observe.holders import PROC, holder_name, parents_of
 
 MIB = 1024 * 1024
 DEFAULT_MOCK_GB = 80.0
@@ -73,6 +74,7 @@ def read_gpus(
     environ: Mapping[str, str],
     nvml: Nvml | None = None,
     driver: Path = DRIVER,
+    proc: Path = PROC,
 ) -> Found:
     """The GPUs of this host, and what could not be seen of them.
 
@@ -96,7 +98,7 @@ def read_gpus(
         reason = f"NVML does not start: {_text(error)}; see `nvidia-smi` and the kernel's log"
         return (), (Gap(node, "gpus", reason),)
     try:
-        return _Reader(api, node).read()
+        return _Reader(api, node, proc).read()
     finally:
         try:
             api.nvmlShutdown()
@@ -149,9 +151,10 @@ def _mock_gpus(node: str, environ: Mapping[str, str]) -> tuple[ObservedGpu, ...]
 class _Reader:
     """One pass over all GPUs between nvmlInit and nvmlShutdown."""
 
-    def __init__(self, api: Nvml, node: str) -> None:
+    def __init__(self, api: Nvml, node: str, proc: Path) -> None:
         self.api = api
         self.node = node
+        self.proc = proc
         self.gpus: list[ObservedGpu] = []
         self.gaps: list[Gap] = []
 
@@ -225,7 +228,10 @@ class _Reader:
             for process in self._optional(lambda listing=listing: listing(handle)) or ():  # type: ignore[misc]
                 mib = int(process.usedGpuMemory or 0) // MIB  # None where the driver does not say
                 used[int(process.pid)] = max(mib, used.get(int(process.pid), 0))
-        return tuple(GpuHolder(pid, process_name(pid), mib) for pid, mib in sorted(used.items()))
+        return tuple(
+            GpuHolder(pid, holder_name(pid, self.proc), mib, parents_of(pid, self.proc))
+            for pid, mib in sorted(used.items())
+        )
 
     def _optional(self, call: Callable[[], T]) -> T | None:
         """The answer, or None where this GPU or this user does not get one."""
@@ -235,20 +241,6 @@ class _Reader:
             if _code(error) in NOT_SAID:
                 return None
             raise
-
-
-def process_name(pid: int) -> str:
-    """The name of a process as `ps` shows it, "" when it is gone or of another PID namespace."""
-    proc = Path("/proc") / str(pid)
-    try:
-        name = (proc / "comm").read_text(errors="replace").strip()
-        if len(name) == 15:  # the kernel cuts there; a title set by setproctitle is whole in cmdline
-            title = (proc / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-            whole = title.rsplit("/", 1)[-1]
-            name = whole if whole.startswith(name) else name
-    except OSError:
-        return ""
-    return name
 
 
 def _code(error: Exception) -> int:

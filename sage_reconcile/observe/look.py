@@ -12,23 +12,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from sage_reconcile import leases
+from sage_reconcile import facts, leases
 from sage_reconcile.home import Home
-from sage_reconcile.model.desired import (
-    Adapter,
-    DesiredState,
-    HealthSpec,
-    Kind,
-    LaunchSpec,
-    ProbeKind,
-    ReplicaId,
-)
+from sage_reconcile.model import codec
+from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import (
+    Demand,
     Gap,
     Health,
     LastExit,
     Lease,
+    Mark,
     ObservedGpu,
     ObservedLaunch,
     ObservedNode,
@@ -36,18 +32,25 @@ from sage_reconcile.model.observed import (
 )
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.observe import records
+from sage_reconcile.observe.adapters import adapters_of
 from sage_reconcile.observe.connect import refuses
 from sage_reconcile.observe.deadline import Deadline
+from sage_reconcile.observe.demand import read_demand
 from sage_reconcile.observe.external import look_outside
 from sage_reconcile.observe.gpus import Found, read_gpus
 from sage_reconcile.observe.modelfiles import ModelReader
 from sage_reconcile.observe.processes import LiveLaunch, ProcessTable, scan
+from sage_reconcile.observe.programs import installed
+from sage_reconcile.observe.versions import versions_of
 
 MAX_PROBES = 64
 PROBE_SECONDS = 2.0
 GPU_SECONDS = 10.0
 SCAN_SECONDS = 20.0
 MODEL_SECONDS = 20.0
+
+# What the threads below decode, at the same time.
+codec.prepare(Mark, RoutingTable, records.LaunchRecord, records.ExitRecord)
 
 CAN_BE_ASLEEP = frozenset({Health.READY, Health.STARTING, Health.FAILING})
 
@@ -65,17 +68,23 @@ class _Written:
 
     record: records.LaunchRecord | None
     last_exit: LastExit | None
+    woken_at: float = 0.0
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """What the records tell of launches that have ended, and of the routes; `fault` is why not all of it."""
+    """What the records tell of launches that have ended, of the routes, and of who is asked for; `fault` is
+    why not all of it."""
 
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
     leases: tuple[Lease, ...] = ()
     lease_fault: str = ""
+    demand: tuple[Demand, ...] | None = None
+    programs: tuple[str, ...] | None = None
+    facts: tuple[Fact, ...] = ()
 
 
 class LocalEyes:
@@ -114,7 +123,10 @@ class LocalEyes:
             gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past)),
             routing=past.routing,
             leases=past.leases,
+            demand=past.demand,
+            programs=past.programs,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
+            facts=past.facts,
         )
 
     async def _models(self, specs: tuple[LaunchSpec, ...]) -> tuple[ModelFiles, ...]:
@@ -161,18 +173,23 @@ class LocalEyes:
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
-        marks = [live.mark for live in table.live]
         written = {
-            mark.launch: _Written(records.read_launch(self.home, mark), records.read_exit(self.home, mark))
-            for mark in marks
+            live.mark.launch: _Written(
+                records.read_launch(self.home, live.mark),
+                records.read_exit(self.home, live.mark),
+                records.woken_at(self.home, live.mark),
+                versions_of(live.mark.spec.runtime, live.engine.pid) if live.engine else (),
+            )
+            for live in table.live
         }
         return table, written
 
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
+        exits, routing = records.last_exits(self.home), records.read_routing(self.home)
         granted, lease_fault = leases.read(self.home)
-        past = records.last_exits(self.home)
-        return _Past(past, records.read_routing(self.home), fault, granted, lease_fault)
+        demand, programs = read_demand(self.home), installed(self.home)
+        return _Past(exits, routing, fault, granted, lease_fault, demand, programs, facts.read(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
@@ -188,7 +205,7 @@ class LocalEyes:
 
                 asleep = await is_sleeping(live.mark.placement.url, PROBE_SECONDS)
                 health, message = (Health.ASLEEP, "") if asleep else (health, message)
-            adapters = await _adapters(live) if health is Health.READY else None
+            adapters = await adapters_of(live) if health is Health.READY else None
         launch = ObservedLaunch(
             mark=live.mark,
             health=health,
@@ -201,6 +218,8 @@ class LocalEyes:
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
             adapters=adapters,
+            woken_at=written.woken_at,
+            versions=written.versions,
         )
         if record is None:
             return launch
@@ -211,6 +230,7 @@ class LocalEyes:
             restarts=record.restarts,
             engine_pid=_engine_pid(live, record),
             live=record.live,
+            engine_started=record.engine.started if record.engine else None,
         )
 
 
@@ -243,20 +263,6 @@ async def _probed(live: LiveLaunch, health: HealthSpec) -> tuple[Health, str]:
     return Health.STARTING, f"its record is missing, and asked directly: {result.message}"
 
 
-async def _adapters(live: LiveLaunch) -> tuple[Adapter, ...] | None:
-    """What the engine itself says it has loaded; None where it takes none, or does not say."""
-    if not live.mark.spec.takes_adapters:
-        return None
-    from sage_reconcile.observe.probes import list_models
-
-    status, entries = await list_models(live.mark.placement.url, PROBE_SECONDS)
-    if status != 200:
-        return None
-    # Only adapters have a parent; `root` is where they were loaded from.
-    found = (Adapter(one["id"], str(one.get("root") or "")) for one in entries if one.get("parent"))
-    return tuple(sorted(found))
-
-
 def _health_spec(live: LiveLaunch, desired: DesiredState | None) -> HealthSpec:
     """How the stack wants the engine probed, where it is known; else by what the engine is for."""
     if desired is not None and desired.stack == live.mark.replica.stack:
@@ -271,5 +277,8 @@ def held(gpus: Iterable[ObservedGpu], pids: Iterable[int]) -> tuple[tuple[str, i
     """MiB per GPU UUID that these processes hold, as NVML measured. Empty where NVML's pids are another
     namespace's (a container): nothing matches, and nothing is guessed."""
     members = frozenset(pids)
-    sums = {gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.pid in members) for gpu in gpus}
+    sums = {
+        gpu.uuid: sum(holder.mib for holder in gpu.holders if holder.name and holder.pid in members)
+        for gpu in gpus
+    }
     return tuple((uuid, mib) for uuid, mib in sorted(sums.items()) if mib)

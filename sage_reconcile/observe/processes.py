@@ -18,6 +18,7 @@ from sage_reconcile.model import codec
 from sage_reconcile.model.observed import ForeignLaunch, Mark, Orphan, PortHolder
 from sage_reconcile.observe import records
 from sage_reconcile.observe.ports import listening
+from sage_reconcile.supervisor.tree import boot_id
 
 MARK_VARIABLE = b"SAGE_LAUNCH"
 ROLE_VARIABLE = b"SAGE_ROLE"
@@ -124,14 +125,6 @@ def _join_sessions(
             groups.setdefault(key, (record.mark, []))[1].extend(members)
             sessions[record.mark.launch] = leader.pid
     return sessions
-
-
-def boot_id() -> str:
-    """Changes at every boot; "" where the kernel does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _read_all() -> dict[int, Process]:

@@ -4,11 +4,11 @@ import contextlib
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from sage_reconcile.home import Home
+from sage_reconcile.home import WOKEN, Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import LiveSpec, ReplicaId
 from sage_reconcile.model.observed import LOST, Health, LastExit, Mark
@@ -41,7 +41,10 @@ class ProcessRef:
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
-    """launch.json. Times in epoch seconds."""
+    """launch.json. Times in epoch seconds.
+
+    `since_up` is `since` in seconds after the boot named `boot`: no setting of the wall clock changes it.
+    """
 
     mark: Mark
     supervisor: ProcessRef
@@ -53,6 +56,8 @@ class LaunchRecord:
     restarts: int = 0
     message: str = ""
     next_attempt_at: float | None = None
+    since_up: float = 0.0
+    boot: str = ""
     version: int = 1
 
     @property
@@ -62,7 +67,7 @@ class LaunchRecord:
 
 @dataclass(frozen=True, slots=True)
 class ExitRecord:
-    """exit.json: how the process `pid` of the launch `launch` ended."""
+    """exit.json: how the process `pid` of the launch `launch` ended, `up` seconds after boot."""
 
     at: float
     launch: str
@@ -73,11 +78,15 @@ class ExitRecord:
     cause: str = ""
     hint: str = ""
     tail: tuple[str, ...] = ()
+    said: str = ""
+    up: float = 0.0
     version: int = 1
 
     @property
     def last_exit(self) -> LastExit:
-        return LastExit(self.at, self.code, self.signal, self.was_ready, self.cause, self.hint, self.tail)
+        return LastExit(
+            self.at, self.code, self.signal, self.was_ready, self.cause, self.hint, self.tail, self.said
+        )
 
 
 def read_launch(home: Home, mark: Mark) -> LaunchRecord | None:
@@ -90,6 +99,14 @@ def read_exit(home: Home, mark: Mark) -> LastExit | None:
     """How the last process of this launch ended, None when none did."""
     record = _read(launch_dir(home, mark) / "exit.json", ExitRecord)
     return record.last_exit if record is not None and record.launch == mark.launch else None
+
+
+def woken_at(home: Home, mark: Mark) -> float:
+    """When the launch was woken last; 0.0 where it never was."""
+    try:
+        return (launch_dir(home, mark) / WOKEN).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def launch_dir(home: Home, mark: Mark) -> Path:
@@ -123,27 +140,43 @@ def unreadable(home: Home) -> str:
 
 def last_exits(home: Home, stack: str | None = None) -> tuple[tuple[ReplicaId, LastExit], ...]:
     """The newest exit of each replica of the stack, or of all stacks, sorted by replica."""
-    newest: dict[ReplicaId, LastExit] = {}
+    newest: dict[ReplicaId, tuple[_Order, LastExit]] = {}
+    boot = tree.boot_id()
     for replica, directory in _replicas(home):
         if stack is not None and replica.stack != stack:
             continue
         for launch in _folders(directory):
-            found = _end(launch)
-            if found is not None and (replica not in newest or newest[replica].at < found.at):
+            found = _end(launch, boot)
+            if found is not None and (replica not in newest or newest[replica][0] < found[0]):
                 newest[replica] = found
-    return tuple(sorted(newest.items()))
+    return tuple(sorted((replica, end) for replica, (_, end) in newest.items()))
 
 
-def _end(launch: Path) -> LastExit | None:
-    """How the launch ended: as its supervisor wrote, unless that ended itself before it could."""
+_Order = tuple[bool, float, float]
+"""What sorts ends: those of this boot last, by seconds since boot; others by the wall clock."""
+
+
+def _end(launch: Path, boot: str) -> tuple[_Order, LastExit] | None:
+    """How the launch ended, and when: as its supervisor wrote, unless that ended itself before it could."""
     written = _read(launch / "exit.json", ExitRecord)
-    end = written.last_exit if written is not None else None
     record = _read(launch / "launch.json", LaunchRecord)
-    if record is None or record.state == "exited" or (end is not None and end.at >= record.since):
-        return end
-    if tree.is_running(record.supervisor.pid, record.supervisor.started):
-        return end
-    return LastExit(record.since, None, None, record.ready_at is not None, LOST)
+    if record is None:
+        return ((False, 0.0, written.at), written.last_exit) if written is not None else None
+    is_now = bool(boot) and record.boot == boot
+    is_told = written is not None and (
+        written.up >= record.since_up if written.up and record.since_up else written.at >= record.since
+    )
+    if (
+        record.state == "exited"
+        or is_told
+        or tree.is_running(record.supervisor.pid, record.supervisor.started)
+    ):
+        if written is None:
+            return None
+        end = replace(written.last_exit, fingerprint=record.mark.fingerprint)
+        return (is_now, written.up, written.at), end
+    lost = LastExit(record.since, None, None, record.ready_at is not None, LOST)
+    return (is_now, record.since_up, record.since), lost
 
 
 def prune(home: Home, alive: Collection[str], keep: int = 3) -> tuple[Path, ...]:

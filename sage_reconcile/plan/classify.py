@@ -18,7 +18,7 @@ class Case:
     """All that the rules may look at. `launch` is the replica's primary launch, None when it has none.
 
     `hold` is why the replica must be left alone, `misplaced` what the file pins and the launch is not,
-    `lease` that of a GPU of the launch.
+    `lease` that of a GPU of the launch, `demand` why an engine on demand is to be as its state says.
     """
 
     engine: DesiredEngine
@@ -33,6 +33,7 @@ class Case:
     routing: RoutingTable | None = None
     names: Names = NO_NAMES
     lease: Lease | None = None
+    demand: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +84,22 @@ def keep_external(case: Case) -> Decision | None:
 def stop_what_is_to_be_stopped(case: Case) -> Decision | None:
     if case.engine.state is not EngineState.STOPPED:
         return None
-    return Decision(Verdict.STOP, case.stop_cause) if case.launch else Decision(Verdict.KEEP, "stopped")
+    if case.launch is None:
+        return Decision(Verdict.KEEP, case.demand or "stopped")
+    return Decision(Verdict.STOP, case.demand or case.stop_cause)
 
 
 def start_what_is_missing(case: Case) -> Decision | None:
+    why = f"{case.demand}; not running" if case.demand else "not running"
     if case.launch is None and case.last_exit:
         if case.last_exit.cause == LOST:
-            return Decision(Verdict.START, f"not running: {LOST}")
+            return Decision(Verdict.START, f"{why}: {LOST}")
         ago = duration(case.at - case.last_exit.at)
-        return Decision(Verdict.START, f"not running: {case.last_exit.summary}, {ago} ago")
+        return Decision(Verdict.START, f"{why}: {case.last_exit.summary}, {ago} ago")
     if case.launch is None:
-        return Decision(Verdict.START, "not running")
+        return Decision(Verdict.START, why)
     if case.launch.health is Health.EXITED:
-        return Decision(Verdict.START, f"not running: {case.launch.message or 'its process is ending'}")
+        return Decision(Verdict.START, f"{why}: {case.launch.message or 'its process is ending'}")
     return None
 
 
@@ -133,9 +137,9 @@ def sleep_or_wake(case: Case) -> Decision | None:
     if case.launch is None:
         return None
     if case.engine.state is EngineState.ASLEEP and case.launch.health is Health.READY:
-        return Decision(Verdict.SLEEP, "state: asleep")
+        return Decision(Verdict.SLEEP, case.demand or "state: asleep")
     if case.engine.state is EngineState.RUNNING and case.launch.health is Health.ASLEEP:
-        return Decision(Verdict.WAKE, "state: running")
+        return Decision(Verdict.WAKE, case.demand or "state: running")
     return None
 
 

@@ -3,6 +3,7 @@
 from sage_reconcile.model.desired import LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch
 from sage_reconcile.plan.memory import Account, Ledger, missing_mib
+from sage_reconcile.plan.need import source_of
 
 SHOWN = 4
 """GPUs that are named one by one: a fleet has hundreds."""
@@ -25,10 +26,13 @@ def shortage(spec: LaunchSpec, wanted: tuple[int | str, ...] | None, ledger: Led
             return f"needs {count} GPUs on one node (TP x PP), the largest node has {most}"
         leased = [account for account in ledger.accounts.values() if account.lease]
         total, shown = len(ledger.accounts), [*ledger.emptiest(SHOWN), *leased[:SHOWN]]
-    need = ledger.need(spec, shown[0].gpu.total_mib) or 0
+    total_mib = shown[0].gpu.total_mib
+    need = ledger.need(spec, total_mib) or 0
+    source = source_of(spec, total_mib, ledger.known.of(spec, total_mib))
+    why = f" ({source})" if source else ""
     more = [f"{total - len(shown)} more with no more free"] if total > len(shown) else []
     gpus = [_line(account) for account in shown]
-    return f"needs {need:,} MiB on {count} GPU{'s' if count > 1 else ''}; " + "; ".join([*gpus, *more])
+    return f"needs {need:,} MiB on {count} GPU{'s' if count > 1 else ''}{why}; " + "; ".join([*gpus, *more])
 
 
 def no_room_to_wake(launch: ObservedLaunch, accounts: tuple[Account, ...]) -> str:

@@ -6,9 +6,11 @@ from sage_reconcile.engines.estimate import estimate
 from sage_reconcile.model.actions import Plan, Step
 from sage_reconcile.model.desired import DesiredEngine, Device
 from sage_reconcile.model.estimate import Estimate
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.observed import ObservedGpu, ObservedState
 from sage_reconcile.plan.fit import shortage_of
 from sage_reconcile.plan.memory import Account, Ledger
+from sage_reconcile.plan.need import source_of
 from sage_reconcile.plan.place import wanted_gpus
 
 
@@ -30,8 +32,11 @@ class GpuReason:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`need_mib` is what the ledger counts on one GPU, None where it is unknown; `unknown` says why there is
-    no estimate, `shortage` why the engine will not start."""
+    """`need_mib` is what the ledger counts on one GPU, None where it is unknown; `need_source` says why.
+
+    `unknown` says why there is no estimate, `shortage` why the engine will not start. `fact` is what was
+    measured of this very launch on such a GPU.
+    """
 
     engine: str
     model: str
@@ -41,6 +46,8 @@ class Explanation:
     unknown: str = ""
     shortage: str = ""
     gpus: tuple[GpuReason, ...] = ()
+    fact: Fact | None = None
+    need_source: str = ""
 
 
 def explain(engine: DesiredEngine, observed: ObservedState, plan: Plan) -> Explanation:
@@ -52,6 +59,7 @@ def explain(engine: DesiredEngine, observed: ObservedState, plan: Plan) -> Expla
     total = _total(engine, observed, plan)
     found = estimate(spec, files, total) if on_gpus else None
     need = ledger.need(spec, total) if on_gpus else None
+    fact = ledger.known.of(spec, total if on_gpus else 0)
     return Explanation(
         engine=engine.name,
         model=spec.model,
@@ -61,6 +69,8 @@ def explain(engine: DesiredEngine, observed: ObservedState, plan: Plan) -> Expla
         unknown="" if found else _unknown(engine, on_gpus, files.unknown if files else ""),
         shortage=shortage_of(spec, found, total) if found and found.lacks_mib else "",
         gpus=_Reasons(engine, observed, plan, ledger).all() if on_gpus else (),
+        fact=fact,
+        need_source=source_of(spec, total, fact) if on_gpus else "",
     )
 
 

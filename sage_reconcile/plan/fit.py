@@ -7,6 +7,7 @@ from sage_reconcile.engines.base import arg
 from sage_reconcile.engines.estimate import estimate
 from sage_reconcile.model.desired import LaunchSpec
 from sage_reconcile.model.estimate import Estimate
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.plan.memory import need_mib
 
@@ -22,11 +23,11 @@ class Fit:
     is_impossible: bool = False
 
 
-def fit(spec: LaunchSpec, files: ModelFiles | None, gpu_total_mib: int) -> Fit:
-    """The fit of `spec` on GPUs of this size."""
+def fit(spec: LaunchSpec, files: ModelFiles | None, gpu_total_mib: int, fact: Fact | None = None) -> Fit:
+    """The fit of `spec` on GPUs of this size; `fact` is what was measured of it there."""
     found = estimate(spec, files, gpu_total_mib)
     if found is None or found.share_mib is None:
-        if need_mib(spec, gpu_total_mib) is not None:
+        if need_mib(spec, gpu_total_mib, fact=fact) is not None:
             return Fit()
         return Fit(f"needs about {found.parts.total:,} MiB, from {found.source}" if found else UNKNOWN)
     if not found.lacks_mib:

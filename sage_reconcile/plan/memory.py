@@ -2,30 +2,26 @@
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sage_reconcile.engines.estimate import estimate
-from sage_reconcile.engines.registry import runtime
-from sage_reconcile.model.desired import Device, LaunchSpec
+from sage_reconcile.model.desired import LaunchSpec
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch, ObservedState, Orphan
+from sage_reconcile.plan.need import Known, counts_by_need, need_of
 
 
-def need_mib(spec: LaunchSpec, gpu_total_mib: int, files: ModelFiles | None = None) -> int | None:
-    """MiB that `spec` takes of one GPU of this size: what the file says, else what its model's `files` come
-    to; None where neither is known."""
-    if spec.is_external:
-        return None
-    stated = runtime(spec.runtime).need_mib(spec, gpu_total_mib)
-    if stated is not None or spec.device is Device.CPU:
-        return stated
-    computed = estimate(spec, files, gpu_total_mib)
-    return computed.parts.total if computed else None
+def need_mib(
+    spec: LaunchSpec, gpu_total_mib: int, files: ModelFiles | None = None, fact: Fact | None = None
+) -> int | None:
+    """MiB that `spec` takes of one GPU of this size: what was measured of it, what the file says, what its
+    model's `files` come to; None where nothing is known."""
+    return need_of(spec, gpu_total_mib, files, fact)
 
 
-def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu, files: ModelFiles | None = None) -> int:
-    """MiB of `gpu` that count as the launch's: what it declared or what was measured, the larger.
+def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu, need: int | None = None) -> int:
+    """MiB of `gpu` that count as the launch's: its `need` or what was measured, the larger.
 
     An engine that is still loading has not yet taken what it will take; one that sleeps, or a leftover,
     holds what is measured and no more.
@@ -35,7 +31,7 @@ def held_mib(launch: ObservedLaunch | Orphan, gpu: ObservedGpu, files: ModelFile
         return measured
     if gpu.uuid not in launch.mark.placement.gpus:
         return measured
-    return max(measured, need_mib(launch.mark.spec, gpu.total_mib, files) or 0)
+    return max(measured, need or 0)
 
 
 # What an engine that sleeps keeps of each GPU, at most: its CUDA context and what belongs neither to the
@@ -46,12 +42,18 @@ ASLEEP_MIB = 2048
 @dataclass(slots=True)
 class Account:
     """One GPU's account. `free` may be used now; `later` becomes free when the named step is done. Nothing
-    starts or wakes on a GPU with a `lease`."""
+    starts or wakes on a GPU with a `lease`.
+
+    By launch: `held` is what counts as its own now, `needs` what it takes while it is awake, `asleep` what it
+    keeps while it sleeps.
+    """
 
     gpu: ObservedGpu
     foreign: int
     held: dict[str, int]
     free: int
+    needs: dict[str, int] = field(default_factory=dict)
+    asleep: dict[str, int] = field(default_factory=dict)
     later: list[tuple[str, int]] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     flow: list[tuple[str, int, int]] = field(default_factory=list)
@@ -64,8 +66,14 @@ class Account:
 
 def missing_mib(launch: ObservedLaunch, account: Account) -> int:
     """MiB of the GPU that a launch needs beyond what it holds: what waking up takes."""
-    need = need_mib(launch.mark.spec, account.gpu.total_mib) or 0
-    return max(0, need - account.held.get(launch.mark.launch, 0))
+    name = launch.mark.launch
+    return max(0, account.needs.get(name, 0) - account.held.get(name, 0))
+
+
+def asleep_mib(launch: ObservedLaunch, account: Account) -> int:
+    """MiB of the GPU that a launch keeps while it sleeps."""
+    name = launch.mark.launch
+    return min(account.held.get(name, 0), account.asleep.get(name, ASLEEP_MIB))
 
 
 class Ledger:
@@ -75,11 +83,12 @@ class Ledger:
         self.accounts: dict[tuple[str, str], Account] = {}
         self.by_node: dict[str, list[Account]] = defaultdict(list)
         self.models = {files.model: files for files in observed.models}
+        self.known = Known(observed.facts, observed.gpus)
         self._needs: dict[tuple[LaunchSpec, int], int | None] = {}
         owners = _owners(observed)
         for gpu in sorted(observed.gpus, key=lambda g: (g.node, g.index, g.uuid)):
             key = (gpu.node, gpu.uuid)
-            account = _open_account(gpu, owners.get(key, ()), self.models)
+            account = self._open(gpu, owners.get(key, ()))
             account.lease = str(observed.lease_of((gpu.uuid,)) or "")
             self.accounts[key] = account
             self.by_node[gpu.node].append(account)
@@ -95,14 +104,35 @@ class Ledger:
     def need(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
         """MiB that `spec` takes of one GPU of this size; None where it is not known."""
         files = self.models.get(spec.model)
-        if files is None or files.shape is None:
+        if (files is None or files.shape is None) and not self.known:
             return need_mib(spec, gpu_total_mib)
         key = (spec, gpu_total_mib)
         if (
             key not in self._needs
         ):  # an estimate adds up hundreds of weights, and is asked for again and again
-            self._needs[key] = need_mib(spec, gpu_total_mib, files)
+            self._needs[key] = need_mib(spec, gpu_total_mib, files, self.known.of(spec, gpu_total_mib))
         return self._needs[key]
+
+    def _open(self, gpu: ObservedGpu, owners: Sequence[ObservedLaunch | Orphan]) -> Account:
+        held, needs, asleep = {}, {}, {}
+        for one in owners:
+            name, spec = one.mark.launch, one.mark.spec
+            need, fact = self.need(spec, gpu.total_mib), self.known.of(spec, gpu.total_mib)
+            held[name] = held_mib(one, gpu, need)
+            needs[name] = need or 0
+            if fact is not None and fact.asleep_mib is not None:
+                asleep[name] = fact.asleep_mib
+        measured = sum(dict(launch.gpu_mib).get(gpu.uuid, 0) for launch in owners)
+        # Where NVML names no process of ours (another PID namespace), what is used is taken to be ours first.
+        ours = measured or sum(held.values())
+        foreign = max(0, gpu.used_mib - ours)
+        free = gpu.total_mib - foreign - sum(held.values())
+        return Account(gpu, foreign, held, free, needs, asleep)
+
+    def counted(self, spec: LaunchSpec, gpu_total_mib: int) -> int | None:
+        """The need of one that is to be told it, since it fills nothing; else None."""
+        fills_nothing = counts_by_need(spec, gpu_total_mib, self.models.get(spec.model))
+        return self.need(spec, gpu_total_mib) if fills_nothing else None
 
     def take(self, node: str, needs: Mapping[str, int], step: str) -> None:
         """`step` starts something that needs so much of each of the GPUs."""
@@ -121,6 +151,14 @@ class Ledger:
                 self._change(account, later=(step, mib))
                 account.flow.append((step, 0, mib))
 
+    def rest(self, launch: ObservedLaunch, step: str) -> None:
+        """`step` puts `launch` to sleep; what it does not keep then may be used by steps after `step`."""
+        for account in self.by_node.get(launch.mark.placement.node, ()):
+            mib = account.held.get(launch.mark.launch, 0) - asleep_mib(launch, account)
+            if mib:
+                self._change(account, later=(step, mib))
+                account.flow.append((step, 0, mib))
+
     def swap(self, launch: ObservedLaunch, needs: Mapping[str, int], step: str, sleeps: bool = False) -> None:
         """`step` ends `launch` and starts, on GPUs of the same node, something that needs so much of each.
 
@@ -129,7 +167,7 @@ class Ledger:
         node = launch.mark.placement.node
         for account in self.by_node.get(node, ()):
             mib = account.held.get(launch.mark.launch, 0)
-            kept = min(mib, ASLEEP_MIB) if sleeps else 0
+            kept = asleep_mib(launch, account) if sleeps else 0
             taken = needs.get(account.gpu.uuid, 0)
             if mib:
                 account.flow.append((step, 0, mib - kept))
@@ -241,14 +279,3 @@ def _owners(observed: ObservedState) -> dict[tuple[str, str], list[ObservedLaunc
         for uuid in sorted({*place.gpus, *dict(launch.gpu_mib)}):
             owners[place.node, uuid].append(launch)
     return owners
-
-
-def _open_account(
-    gpu: ObservedGpu, owners: tuple[()] | list[ObservedLaunch | Orphan], models: Mapping[str, ModelFiles]
-) -> Account:
-    held = {one.mark.launch: held_mib(one, gpu, models.get(one.mark.spec.model)) for one in owners}
-    measured = sum(dict(launch.gpu_mib).get(gpu.uuid, 0) for launch in owners)
-    # Where NVML names no process of ours (another PID namespace), what is used is taken to be ours first.
-    ours = measured or sum(held.values())
-    foreign = max(0, gpu.used_mib - ours)
-    return Account(gpu, foreign, held, gpu.total_mib - foreign - sum(held.values()))

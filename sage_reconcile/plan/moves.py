@@ -4,6 +4,7 @@ from sage_reconcile.model.actions import Action, Step, Stop, Verdict
 from sage_reconcile.model.desired import DesiredEngine, ReplicaId, Strategy
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan
 from sage_reconcile.plan.classify import Decision
+from sage_reconcile.plan.expected import Times
 from sage_reconcile.plan.external import reroute_step
 from sage_reconcile.plan.place import NoSpot, Placer
 from sage_reconcile.plan.steps import in_place, start_actions, stop_actions, swap_actions
@@ -15,6 +16,7 @@ class Moves:
 
     def __init__(self, placer: Placer) -> None:
         self._placer = placer
+        self._times = Times(placer.ledger)
 
     def step(
         self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None, decision: Decision
@@ -47,11 +49,12 @@ class Moves:
             Verdict.START,
             replica,
             decision.cause,
-            (*first, *start_actions(engine, replica, spot.placement)),
+            (*first, *start_actions(engine, replica, spot.placement, spot.counted_mib)),
             spot.after,
             placement=spot.placement,
             notes=spot.notes,
             behind=spot.behind,
+            expected=self._times.start(replica, engine.launch, spot.placement),
         )
 
     def _replace(self, engine: DesiredEngine, old: ObservedLaunch, decision: Decision) -> Step | NoSpot:
@@ -60,7 +63,7 @@ class Moves:
         if isinstance(choice, NoSpot):
             return choice
         spot, step = choice.spot, f"replace:{replica.short}"
-        launch = start_actions(engine, replica, spot.placement)
+        launch = start_actions(engine, replica, spot.placement, spot.counted_mib)
         leave = stop_actions(old, engine.live.drain)
         if choice.strategy is Strategy.SURGE:
             self._placer.claim(spot, step, replica.short)
@@ -85,6 +88,7 @@ class Moves:
             placement=spot.placement,
             notes=spot.notes,
             behind=spot.behind,
+            expected=self._times.replacement(engine, old, spot.placement, choice.strategy),
         )
 
     def _in_place(self, engine: DesiredEngine, launch: ObservedLaunch, decision: Decision) -> Step | NoSpot:
@@ -96,6 +100,8 @@ class Moves:
             if isinstance(spot, NoSpot):
                 return spot
             after, behind = spot.after, spot.behind
+        elif decision.verdict is Verdict.SLEEP:
+            self._placer.ledger.rest(launch, step)
         elif launch.health is Health.STARTING:
             behind = self._placer.queue(launch, step)
         return Step(
@@ -107,4 +113,5 @@ class Moves:
             after,
             changes=decision.changes,
             behind=behind,
+            expected=self._times.wake(launch) if decision.verdict is Verdict.WAKE else None,
         )

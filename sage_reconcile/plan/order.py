@@ -1,6 +1,6 @@
 """Order: dependencies first, and by name, so that the same input always gives the same plan."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from graphlib import TopologicalSorter
 
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState
@@ -15,19 +15,22 @@ def depths(desired: DesiredState) -> Mapping[str, int]:
     return found
 
 
-def planning_order(desired: DesiredState, sizes: Mapping[str, int]) -> list[DesiredEngine]:
-    """What is to be stopped first, since it frees memory; then dependencies before dependents; among equals
-    pinned GPUs first, then the largest need, then the name.
+def planning_order(
+    desired: DesiredState, sizes: Mapping[str, int], leaving: Collection[str] = ()
+) -> list[DesiredEngine]:
+    """What is to be stopped, or is `leaving`, first, since it frees memory; then dependencies before
+    dependents; among equals what is to sleep first, then pinned GPUs, then the largest need, then the name.
 
     Steps only ever wait for steps planned before them, so they cannot wait in a circle.
     """
     depth = depths(desired)
 
-    def rank(engine: DesiredEngine) -> tuple[bool, int, bool, int, str]:
-        is_stopped = engine.state is EngineState.STOPPED
+    def rank(engine: DesiredEngine) -> tuple[bool, int, bool, bool, int, str]:
+        is_stopped = engine.state is EngineState.STOPPED or engine.name in leaving
         return (
             not is_stopped,
             depth[engine.name],
+            engine.state is not EngineState.ASLEEP,
             not engine.placement.gpus,
             -sizes.get(engine.name, 0),
             engine.name,

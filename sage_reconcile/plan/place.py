@@ -7,27 +7,29 @@ from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState, Placement
 from sage_reconcile.plan.explain import no_room_to_wake, shortage
 from sage_reconcile.plan.fit import fit
-from sage_reconcile.plan.memory import ASLEEP_MIB, Account, Ledger, missing_mib
+from sage_reconcile.plan.memory import Account, Ledger, asleep_mib, missing_mib
 from sage_reconcile.plan.ports import RANGES, Ports
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
     """A place that was found. `needs` are MiB by GPU; `after` names the steps that must have freed it,
-    `behind` those that start there before."""
+    `behind` those that start there before. `counted_mib` is for the Launch."""
 
     placement: Placement
     needs: dict[str, int]
     after: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    counted_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NoSpot:
-    """Why there is no place."""
+    """Why there is no place; `lacks_memory`: there would be one if GPUs had more free."""
 
     reason: str
+    lacks_memory: bool = False
 
 
 def wanted_gpus(engine: DesiredEngine, replica: int) -> tuple[int | str, ...] | None:
@@ -107,7 +109,8 @@ class Placer:
         number, leaves = port
         uuids = tuple(account.gpu.uuid for account in accounts)
         after = tuple(sorted({*freed, *leaves}))
-        return Spot(Placement(node, number, uuids), needs, after, _lane(accounts, after), notes)
+        counted = self.ledger.counted(engine.launch, min((a.gpu.total_mib for a in accounts), default=0))
+        return Spot(Placement(node, number, uuids), needs, after, _lane(accounts, after), notes, counted)
 
     def claim(
         self, spot: Spot, step: str, who: str, evict: ObservedLaunch | None = None, sleeps: bool = False
@@ -152,10 +155,11 @@ class Placer:
             if after == ():
                 break
         if best is None:
-            return NoSpot(shortage(engine.launch, wanted, self.ledger))
+            return NoSpot(shortage(engine.launch, wanted, self.ledger), lacks_memory=True)
         accounts, after = best
         needs = {a.gpu.uuid: self.ledger.need(spec, a.gpu.total_mib) for a in accounts}
-        fits = fit(spec, self.ledger.models.get(spec.model), min(a.gpu.total_mib for a in accounts))
+        smallest = min(a.gpu.total_mib for a in accounts)
+        fits = fit(spec, self.ledger.models.get(spec.model), smallest, self.ledger.known.of(spec, smallest))
         if fits.is_impossible:
             return NoSpot(fits.note)
         note = (fits.note,) if fits.note else ()
@@ -170,7 +174,7 @@ class Placer:
         accounts = tuple(account for account in found if account is not None)
         after = self._room(accounts, launch.mark.spec, launch)
         if after is None:
-            return NoSpot(no_room_to_wake(launch, accounts))
+            return NoSpot(no_room_to_wake(launch, accounts), lacks_memory=True)
         needs = {a.gpu.uuid: missing_mib(launch, a) for a in accounts}
         spot = Spot(place, needs, after, _lane(accounts, after))
         self.ledger.take(place.node, needs, step)
@@ -200,7 +204,7 @@ class Placer:
         for account in accounts:
             need = self.ledger.need(spec, account.gpu.total_mib)
             own = account.held.get(evict.mark.launch, 0) if evict else 0
-            own -= min(own, ASLEEP_MIB) if sleeps else 0
+            own -= asleep_mib(evict, account) if evict and sleeps else 0
             if need is None or account.free + own >= need:
                 continue
             if account.free_in_the_end + own < need:

@@ -7,6 +7,7 @@ from sage_reconcile.model.actions import Blocked, Kept, Plan, Step, Verdict
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, Device, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.plan.classify import Case, Decision, classify, primary
+from sage_reconcile.plan.demand import Wish, Wishes, as_wished, demand_notes
 from sage_reconcile.plan.external import external_notes, steps_for_left
 from sage_reconcile.plan.memory import Ledger
 from sage_reconcile.plan.moves import Moves
@@ -15,11 +16,10 @@ from sage_reconcile.plan.order import planning_order
 from sage_reconcile.plan.place import NoSpot, Placer, violation, wanted_gpus, wanted_port
 from sage_reconcile.plan.policy import Policy
 from sage_reconcile.plan.ports import Ports
-from sage_reconcile.plan.steps import (
-    in_reading_order,
-    reap_step,
-    stop_step,
-)
+from sage_reconcile.plan.programs import missing_program
+from sage_reconcile.plan.remedies import with_remedies
+from sage_reconcile.plan.room import plan_on_demand
+from sage_reconcile.plan.steps import in_reading_order, reap_step, stop_step
 from sage_reconcile.plan.timeline import timeline
 
 _DEFAULT = Policy()
@@ -33,14 +33,23 @@ def reconcile(desired: DesiredState, observed: ObservedState, policy: Policy = _
     Equal arguments give equal plans. Only launches of `desired.stack` are changed; everything else is
     counted (memory, ports) and left alone. What cannot be done is `blocked`, with the arithmetic.
     """
-    return _Planning(desired, observed, policy).plan()
+
+    def planned(other: DesiredState) -> Plan:
+        return plan_on_demand(
+            other, observed, policy, lambda wishes: _Planning(other, observed, policy, wishes).plan()
+        )
+
+    return with_remedies(planned(desired), desired, observed, planned)
 
 
 class _Planning:
     """One run of the planner: everything that is decided so far."""
 
-    def __init__(self, desired: DesiredState, observed: ObservedState, policy: Policy) -> None:
+    def __init__(
+        self, desired: DesiredState, observed: ObservedState, policy: Policy, wishes: Wishes
+    ) -> None:
         self.desired = desired
+        self.wishes = wishes
         self.observed = observed
         self.policy = policy
         self.ledger = Ledger(observed)
@@ -72,17 +81,19 @@ class _Planning:
         for step in steps_for_left(self.desired, self.observed.routing):
             if self._is_target(step.replica.engine):
                 self._add(step)
-        for engine in planning_order(self.desired, self._sizes()):
+        leaving = frozenset(name for name, wish in self.wishes.items() if wish.is_aside)
+        for engine in planning_order(self.desired, self._sizes(), leaving):
             if self._is_target(engine.name):
                 self._plan_engine(engine)
+        steps = in_reading_order(self.steps)
         return Plan(
             stack=self.desired.stack,
-            steps=tuple(in_reading_order(self.steps)),
+            steps=tuple(steps),
             blocked=tuple(sorted(self.blocked, key=lambda b: b.replica)),
             kept=tuple(sorted(self.kept, key=lambda k: k.replica)),
-            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in self.steps}),
+            memory=timeline(self.ledger, {step.id: (*step.after, *step.behind) for step in steps}),
             gaps=tuple(sorted(self.observed.gaps, key=lambda gap: (gap.node, gap.what, gap.reason))),
-            notes=external_notes(self.observed),
+            notes=(*external_notes(self.observed), *demand_notes(self.desired, self.observed)),
             described=self.observed.is_described,
         )
 
@@ -118,12 +129,19 @@ class _Planning:
                 drain = launch.live.drain if launch.live else 30.0
                 self._stop(launch, cause, drain)
 
-    def _stop(self, launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = ()) -> None:
+    def _stop(
+        self,
+        launch: ObservedLaunch,
+        cause: str,
+        drain: float,
+        after: tuple[str, ...] = (),
+        must_drain: bool = False,
+    ) -> None:
         node = launch.mark.placement.node
         if node in self.gaps:
             self.kept.append(Kept(launch.replica, Verdict.HOLD, self.gaps[node].reason))
             return
-        step = stop_step(launch, cause, drain, after)
+        step = stop_step(launch, cause, drain, after, must_drain)
         self.moves.give_back(launch, step.id)
         self._add(step)
 
@@ -132,13 +150,14 @@ class _Planning:
         if step.verdict in _STARTS:
             self.step_of[step.replica.engine].append(step.id)
 
-    def _plan_engine(self, engine: DesiredEngine) -> None:
-        stuck = next((name for name in engine.after if name in self.stuck), None)
+    def _plan_engine(self, given: DesiredEngine) -> None:
+        stuck = next((name for name in given.after if name in self.stuck), None)
         previous: str | None = None  # replicas of one engine change one at a time
-        for number in range(engine.replicas):
-            replica = ReplicaId(self.desired.stack, engine.name, number)
+        for number in range(given.replicas):
+            replica = ReplicaId(self.desired.stack, given.name, number)
             launches = self.launches.get(replica, [])
-            launch = primary(launches, engine)
+            launch = primary(launches, given)
+            engine = as_wished(given, self.wishes.get(given.name), launch)
             decision = classify(self._case(engine, replica, launch))
             if stuck and decision.verdict in (Verdict.START, Verdict.REPLACE):
                 self._leave_dependent(replica, stuck)
@@ -177,18 +196,22 @@ class _Planning:
             routing=self.observed.routing,
             names=self.names.get(engine.name, NO_NAMES),
             lease=self.observed.lease_of(launch.mark.placement.gpus) if launch else None,
+            demand=self._wish(engine).cause,
         )
+
+    def _wish(self, engine: DesiredEngine) -> Wish:
+        return self.wishes.get(engine.name) or Wish(cause="")
 
     def _hold(self, engine: DesiredEngine, replica: ReplicaId, launch: ObservedLaunch | None) -> str | None:
         if replica in self.holds:
             return self.holds[replica]
         if launch is not None:
             gap = self.gaps.get(launch.mark.placement.node)
-            return gap.reason if gap else None
+            return gap.reason if gap else self._wish(engine).hold or None
         if engine.launch.is_external:
             return None  # its routes need no look at processes, and are published with or without a step
         # A replica that is not seen may run where nothing can be seen.
-        return next((gap.reason for gap in self.gaps.values()), None)
+        return next((gap.reason for gap in self.gaps.values()), None) or self._wish(engine).hold or None
 
     def _step(
         self,
@@ -205,7 +228,11 @@ class _Planning:
                 self.stuck[engine.name] = "held"
             return None
         if launch is not None and verdict is Verdict.STOP:
-            self._stop(launch, decision.cause, engine.live.drain)
+            self._stop(launch, decision.cause, engine.live.drain, must_drain=self._wish(engine).is_aside)
+            return None
+        missing = missing_program(engine, self.observed)
+        if missing and verdict in (Verdict.START, Verdict.REPLACE):
+            self._block(replica, missing)
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):
@@ -228,9 +255,9 @@ class _Planning:
         if launch is not None and decision.leaves:
             self._stop(launch, decision.cause, engine.live.drain)
         elif engine.launch.device is not Device.CPU and self._is_leased():
-            self.kept.append(Kept(replica, Verdict.HOLD, f"waits for a GPU: {why.reason}"))
+            self.kept.append(Kept(replica, Verdict.HOLD, f"waits for a GPU: {why.reason}", lacks_place=True))
         else:
-            self._block(replica, why.reason)
+            self._block(replica, why.reason, why.lacks_memory)
             return
         self.stuck[engine.name] = "held"
 
@@ -240,8 +267,8 @@ class _Planning:
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))
 
-    def _block(self, replica: ReplicaId, reason: str) -> None:
-        self.blocked.append(Blocked(replica, reason))
+    def _block(self, replica: ReplicaId, reason: str, lacks_memory: bool = False) -> None:
+        self.blocked.append(Blocked(replica, reason, lacks_memory))
         self.stuck[replica.engine] = "blocked"
 
     def _stop_others(

@@ -21,9 +21,9 @@ from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan, Placem
 from sage_reconcile.plan.adapters import adapter_actions
 
 
-def stop_actions(launch: ObservedLaunch, drain: float) -> tuple[Action, ...]:
+def stop_actions(launch: ObservedLaunch, drain: float, must_drain: bool = False) -> tuple[Action, ...]:
     """No new requests, then none in flight, then no process."""
-    return Withdraw(launch), Drain(launch, drain), Stop(launch, drain)
+    return Withdraw(launch), Drain(launch, drain, must_drain), Stop(launch, drain)
 
 
 def swap_actions(old: ObservedLaunch, drain: float, launch: tuple[Action, ...]) -> tuple[Action, ...]:
@@ -31,9 +31,11 @@ def swap_actions(old: ObservedLaunch, drain: float, launch: tuple[Action, ...]) 
     return Withdraw(old), Drain(old, drain), Sleep(old), *launch, Stop(old, 0.0)
 
 
-def stop_step(launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = ()) -> Step:
+def stop_step(
+    launch: ObservedLaunch, cause: str, drain: float, after: tuple[str, ...] = (), must_drain: bool = False
+) -> Step:
     step = f"stop:{launch.replica.short}:{launch.mark.launch}"
-    return Step(step, Verdict.STOP, launch.replica, cause, stop_actions(launch, drain), after)
+    return Step(step, Verdict.STOP, launch.replica, cause, stop_actions(launch, drain, must_drain), after)
 
 
 def reap_step(orphan: Orphan, cause: str) -> Step:
@@ -41,9 +43,11 @@ def reap_step(orphan: Orphan, cause: str) -> Step:
     return Step(step, Verdict.REAP, orphan.replica, cause, (Reap(orphan),))
 
 
-def start_actions(engine: DesiredEngine, replica: ReplicaId, place: Placement) -> tuple[Action, ...]:
+def start_actions(
+    engine: DesiredEngine, replica: ReplicaId, place: Placement, counted_mib: int | None = None
+) -> tuple[Action, ...]:
     """A new process, waited for until it has answered, then routed to, or put to sleep."""
-    launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live)
+    launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live, counted_mib)
     is_asleep = engine.state is EngineState.ASLEEP
     then = (Sleep(),) if is_asleep else tuple(LoadLora(adapter) for adapter in engine.lora or ())
     return launch, AwaitReady(replica, engine.live.health.startup_timeout), *then, Reroute()
@@ -59,9 +63,11 @@ def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) ->
     if is_on_its_way or verdict is Verdict.WAKE:
         actions.append(AwaitReady(launch.replica, engine.live.health.startup_timeout, launch))
     if verdict is Verdict.SLEEP or (is_on_its_way and engine.state is EngineState.ASLEEP):
-        actions += [Withdraw(launch), Drain(launch, engine.live.drain), Sleep(launch)]
-    adapters = () if verdict is Verdict.SLEEP else adapter_actions(engine, launch)
-    return *actions, *adapters, Reroute()
+        drain = Drain(launch, engine.live.drain, is_required=engine.on_demand is not None)
+        actions += [Withdraw(launch), drain, Sleep(launch)]
+    if verdict is Verdict.SLEEP:
+        return tuple(actions)  # it was withdrawn, and whoever waits for its memory waits for nothing more
+    return *actions, *adapter_actions(engine, launch), Reroute(launch if verdict is Verdict.WAKE else None)
 
 
 def in_reading_order(steps: list[Step]) -> list[Step]:

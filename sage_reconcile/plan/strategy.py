@@ -26,13 +26,14 @@ def choose(
     """
     replica = old.replica.replica
     why_not = "a restart keeps its port and GPUs" if stays else _why_no_surge(engine, old)
+    lacks_memory = False
     if why_not is None:
         beside = placer.find(engine, replica)
         if isinstance(beside, Spot):
             return Choice(Strategy.SURGE, beside, "the new one fits beside the old one")
-        why_not = f"no room beside the old one: {beside.reason}"
+        why_not, lacks_memory = f"no room beside the old one: {beside.reason}", beside.lacks_memory
     if engine.strategy is Strategy.SURGE and not stays:
-        return NoSpot(f"rollout.strategy is surge, but {why_not}")
+        return NoSpot(f"rollout.strategy is surge, but {why_not}", lacks_memory)
     no_swap = None if stays else _why_no_swap(engine, old)
     if no_swap is None and not stays:
         meanwhile = placer.find(engine, replica, evict=old, sleeps=True)

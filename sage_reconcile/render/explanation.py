@@ -5,8 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from sage_reconcile.model.estimate import Estimate
+from sage_reconcile.model.facts import Fact
 from sage_reconcile.plan.explanation import Explanation
 from sage_reconcile.render.clean import one_line
+from sage_reconcile.render.facts import versions, when
 from sage_reconcile.render.plan_text import Line
 
 _WORDS = {
@@ -39,7 +41,9 @@ def explanation_lines(said: Explanation) -> list[Line]:
 
 def _memory(said: Explanation) -> Iterator[str]:
     counted = "unknown" if said.need_mib is None else f"{said.need_mib:,} MiB"
-    yield f"counted on each GPU: {counted}"
+    yield f"counted on each GPU: {counted}{f' ({said.need_source})' if said.need_source else ''}"
+    if said.fact is not None:
+        yield _measured(said.fact, said.estimate)
     found = said.estimate
     if found is None:
         yield f"no estimate: {said.unknown}"
@@ -51,6 +55,27 @@ def _memory(said: Explanation) -> Iterator[str]:
     yield f"  {'total':<26} {found.parts.total:>9,} MiB"
     for line in found.assumed:
         yield f"  assumed: {line}"
+
+
+def _measured(fact: Fact, found: Estimate | None) -> str:
+    """The fact, beside the estimate."""
+    parts = []
+    if fact.held_mib is not None:
+        beside = ""
+        if found is not None:
+            more = fact.held_mib - found.parts.total
+            beside = f" ({abs(more):,} {'more' if more > 0 else 'less'} than estimated)"
+        parts.append(f"{fact.held_mib:,} MiB{beside}")
+    parts += [f"{fact.asleep_mib:,} MiB asleep"] if fact.asleep_mib is not None else []
+    times = {
+        "start": fact.start_seconds,
+        "sleep": fact.sleep_seconds,
+        "wake": fact.wake_seconds,
+        "stop": fact.stop_seconds,
+    }
+    parts += [f"{name} {seconds:,.1f} s" for name, seconds in times.items() if seconds is not None]
+    where = ", ".join(part for part in (when(fact), fact.gpu or "CPU", versions(fact)) if part)
+    return f"measured here before: {', '.join(parts)}; {where}"
 
 
 def _more(name: str, found: Estimate) -> str:

@@ -1,9 +1,11 @@
 """A plan as JSON and as Markdown: for machines and for merge requests."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sage_reconcile.model.actions import (
     AwaitReady,
+    Blocked,
     Launch,
     Plan,
     Reap,
@@ -15,7 +17,15 @@ from sage_reconcile.model.actions import (
     Wake,
 )
 from sage_reconcile.model.desired import LaunchSpec
-from sage_reconcile.render.plan_text import changing_gpus, headline, where
+from sage_reconcile.render.plan_text import (
+    changing_gpus,
+    expected_words,
+    headline,
+    remedy_words,
+    shown_steps,
+    step_words,
+    where,
+)
 
 SUMMARY = ("start", "replace", "update", "stop", "sleep", "wake", "adopt", "reap")
 
@@ -32,10 +42,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "stack": plan.stack,
         "summary": summary,
         "steps": [_step(step) for step in plan.steps],
-        "blocked": [
-            {"engine": b.replica.engine, "replica": b.replica.replica, "reason": b.reason}
-            for b in plan.blocked
-        ],
+        "blocked": [_blocked(blocked) for blocked in plan.blocked],
         "held": [
             {"engine": k.replica.engine, "replica": k.replica.replica, "reason": k.reason} for k in held
         ],
@@ -50,10 +57,19 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "before_mib": gpu.before_mib,
                 "peak_mib": gpu.peak_mib,
                 "after_mib": gpu.after_mib,
+                "steps": [asdict(step) for step in gpu.steps],
             }
             for gpu in plan.memory
         ],
     }
+
+
+def _blocked(blocked: Blocked) -> dict[str, Any]:
+    replica = blocked.replica
+    data: dict[str, Any] = {"engine": replica.engine, "replica": replica.replica, "reason": blocked.reason}
+    if blocked.remedies:
+        data["remedies"] = [{"set": one.edit, "does": one.said} for one in blocked.remedies]
+    return data
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -72,6 +88,9 @@ def _step(step: Step) -> dict[str, Any]:
         data["changes"] = list(step.changes)
     if step.strategy is not None:
         data |= {"strategy": str(step.strategy), "reason": step.reason}
+    if step.expected is not None:
+        names = ("outage", "work", "refused")
+        data["expected"] = {f"{name}_seconds": getattr(step.expected, name) for name in names}
     if place is not None:
         data["placement"] = {"node": place.node, "gpus": list(place.gpus), "port": place.port}
     if step.notes:
@@ -85,7 +104,9 @@ def plan_markdown(plan: Plan) -> str:
     if plan.steps or plan.blocked:
         lines += ["| action | engine | model | runtime | cause | where |"]
         lines += ["| --- | --- | --- | --- | --- | --- |", *map(_row, plan.steps)]
-        lines += [f"| **blocked** | `{b.replica.short}` | | | {_cell(b.reason)} | |" for b in plan.blocked]
+        for b in plan.blocked:
+            reason = "; ".join([b.reason, *map(remedy_words, b.remedies)])
+            lines.append(f"| **blocked** | `{b.replica.short}` | | | {_cell(reason)} | |")
         lines.append("")
     if plan.steps:
         lines += _memory_table(plan)
@@ -99,7 +120,9 @@ def _row(step: Step) -> str:
     strategy = f" ({step.strategy})" if step.strategy else ""
     spec = _spec(step)
     model, runtime = (f"`{spec.model}`", spec.runtime) if spec else ("", "")
-    cells = (f"{step.verdict}{strategy}", f"`{step.replica.short}`", model, runtime, step.cause, place)
+    expected = expected_words(step.expected) if step.expected else ""
+    cause = "; ".join(part for part in (step.cause, step.reason, expected) if part)
+    cells = (f"{step.verdict}{strategy}", f"`{step.replica.short}`", model, runtime, cause, place)
     return f"| {' | '.join(map(_cell, cells))} |"
 
 
@@ -118,11 +141,13 @@ def _spec(step: Step) -> LaunchSpec | None:
 
 
 def _memory_table(plan: Plan) -> list[str]:
-    rows = [
-        f"| {_cell(gpu.node)} GPU {gpu.index} | {gpu.total_mib:,} | {gpu.before_mib:,} "
-        f"| {gpu.peak_mib:,} | {gpu.after_mib:,} |"
-        for gpu in changing_gpus(plan.memory)
-    ]
+    rows = []
+    for gpu in changing_gpus(plan.memory):
+        numbers = f"{gpu.before_mib:,} | {gpu.peak_mib:,} | {gpu.after_mib:,}"
+        rows.append(f"| {_cell(gpu.node)} GPU {gpu.index} | {gpu.total_mib:,} | {numbers} |")
+        for step in shown_steps(gpu):
+            numbers = f"{step.before_mib:,} | {step.peak_mib:,} | {step.after_mib:,}"
+            rows.append(f"| {_cell(step_words(step))} | | {numbers} |")
     header = ["| GPU memory, MiB | total | before | peak | after |", "| --- | ---: | ---: | ---: | ---: |"]
     return [*header, *rows, ""] if rows else []
 

@@ -1,5 +1,6 @@
 """What runs, as a table and as JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,8 +18,16 @@ from sage_reconcile.model.observed import (
 )
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
-from sage_reconcile.plan.memory import Account, Ledger
+from sage_reconcile.render.demand import (
+    NOT_LOADED,
+    asked_words,
+    demand_data,
+    not_loaded,
+    not_loaded_data,
+    on_demand,
+)
 from sage_reconcile.render.folding import Folding
+from sage_reconcile.render.gpus import gpus_data, gpus_view
 
 STYLES = {
     Health.READY: "green",
@@ -38,7 +47,8 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
             *(_engine(launch, observed) for launch in _sorted(observed)),
             *(_external(backend, health) for backend, health in _externals(observed)),
         ],
-        "gpus": [_gpu(account, observed) for account in Ledger(observed).accounts.values()],
+        "on_demand": [not_loaded_data(told, observed.at) for told in not_loaded(observed)],
+        "gpus": gpus_data(observed),
         "orphans": [
             {"id": o.mark.id, "engine": o.replica.engine, "replica": o.replica.replica, "pids": list(o.pids)}
             for o in observed.orphans
@@ -85,6 +95,7 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
         "restarts": launch.restarts,
         "message": launch.message,
         "adapters": [adapter.name for adapter in launch.adapters or ()],
+        **demand_data(on_demand(observed).get((mark.replica.stack, mark.replica.engine)), observed.at),
     }
 
 
@@ -120,35 +131,18 @@ def _external(backend: Backend, health: ExternalHealth) -> dict[str, Any]:
     }
 
 
-def _gpu(account: Account, observed: ObservedState) -> dict[str, Any]:
-    gpu = account.gpu
-    return {
-        "node": gpu.node,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "name": gpu.name,
-        "memory_total_mib": gpu.total_mib,
-        "memory_used_mib": gpu.used_mib,
-        "memory_free_mib": account.free,
-        "foreign_mib": account.foreign,
-        "utilization": gpu.utilization,
-        "engines": sorted(
-            launch.mark.id for launch in observed.launches if gpu.uuid in launch.mark.placement.gpus
-        ),
-        "is_mock": gpu.is_mock,
-    }
-
-
-def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: bool) -> RenderableType:
-    """Engines, GPUs, leftovers and gaps. `drift` maps a replica to what differs from the stack file.
+def status_view(
+    observed: ObservedState, drift: dict[str, str], shows_foreign: bool, notes: Sequence[str] = ()
+) -> RenderableType:
+    """Engines, GPUs, leftovers, gaps and notes. `drift` maps a replica to what differs from the stack file.
 
     Engines of other SAGE_HOMEs are counted, and with `shows_foreign` named: they may outnumber one's own.
     """
     parts: list[RenderableType] = []
-    table, externals = _engines(observed, drift), _externals(observed)
+    table, externals, waiting = _engines(observed, drift), _externals(observed), not_loaded(observed)
     is_blind = any(gap.what in ("processes", "node") for gap in observed.gaps)
     nothing = f"no engine of this SAGE_HOME {'is seen' if is_blind else 'runs'}"
-    parts.append(Folding(table) if observed.launches or externals else Text(nothing))
+    parts.append(Folding(table) if observed.launches or externals or waiting else Text(nothing))
     parts += [
         Text(f"{health.engine} (external) {health.message}", "yellow")
         for _, health in externals
@@ -164,8 +158,9 @@ def status_view(observed: ObservedState, drift: dict[str, str], shows_foreign: b
     parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
     parts += [Text(f"{gpu.node} GPU {gpu.index} is {lease}", "yellow") for gpu, lease in leased(observed)]
     parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
+    parts += [Text(note, "yellow") for note in notes]
     if observed.gpus:
-        parts += [Text(""), Folding(_gpus(observed))]
+        parts += [Text(""), gpus_view(observed)]
     return Group(*parts)
 
 
@@ -178,12 +173,17 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
             name, no_wrap=name != "MODEL", overflow="fold", justify="right" if is_number else "left"
         )
     table.add_column("DRIFT" if drift else "", overflow="fold")
+    told = on_demand(observed)
     indices = {gpu.uuid: str(gpu.index) for gpu in observed.gpus}
     for launch in _sorted(observed):
         data = _engine(launch, observed)
         table.add_row(
             str(launch.replica),
-            Text(data["state"], style=STYLES[launch.health]),
+            Text(
+                data["state"]
+                + asked_words(told.get((launch.replica.stack, launch.replica.engine)), observed.at),
+                style=STYLES[launch.health],
+            ),
             " + ".join([data["model"], *data["adapters"]]),
             data["runtime"],
             str(data["port"]),
@@ -196,6 +196,9 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
         )
     for backend, health in _externals(observed):
         table.add_row(*_external_row(backend, health, drift))
+    for one in not_loaded(observed):
+        state = Text(NOT_LOADED + asked_words(one, observed.at), style="blue")
+        table.add_row(f"{one.stack}/{one.engine}", state, *("-",) * 8, "")
     return table
 
 
@@ -224,15 +227,3 @@ def _foreign_count(observed: ObservedState) -> list[Text]:
     if count == 1:
         return [Text("1 engine of another SAGE_HOME runs here; --all shows it", "dim")]
     return [Text(f"{count} engines of other SAGE_HOMEs run here; --all shows them", "dim")]
-
-
-def _gpus(observed: ObservedState) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("GPU", "NAME", "TOTAL MIB", "OURS", "OTHERS", "FREE", "UTIL"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("GPU", "NAME") else "right")
-    for account in Ledger(observed).accounts.values():
-        gpu = account.gpu
-        numbers = (gpu.total_mib, sum(account.held.values()), account.foreign, account.free)
-        busy = "-" if gpu.utilization is None else f"{gpu.utilization} %"
-        table.add_row(f"{gpu.node} {gpu.index}", gpu.name, *(f"{number:,}" for number in numbers), busy)
-    return table

@@ -281,6 +281,7 @@ def _route(stack: str, name: str, owner: DesiredEngine, backends: Collection[str
         queue_timeout=owner.route.queue_timeout,
         first_byte_timeout=owner.route.first_byte_timeout,
         idle_timeout=owner.route.idle_timeout,
+        on_demand=owner.name if owner.on_demand else "",
     )
 
 

@@ -21,7 +21,7 @@ _MANAGED_ARGS = {
 }
 _OWN_PROCESS_FIELDS = (
     "command", "cwd", "env", "args", "extra_args", "replicas", "gpus", "gpu_memory",
-    "tensor_parallel", "pipeline_parallel", "port", "use_gpu", "restart",
+    "tensor_parallel", "pipeline_parallel", "port", "use_gpu", "restart", "on_demand",
 )  # fmt: skip
 
 
@@ -183,10 +183,10 @@ def _last_port(it: Checked) -> Iterator[Problem]:
         yield Problem(it.at("port"), message)
 
 
-def _unsupported(it: Checked) -> Iterator[Problem]:
-    later = "is not supported yet by this version"
-    if it.engine.on_demand is not None:
-        yield Problem(it.at("on_demand"), f"on_demand {later}", "remove it", True)
+def _on_demand(it: Checked) -> Iterator[Problem]:
+    if it.engine.on_demand is not None and it.engine.state == "asleep":
+        message = "an engine on demand sleeps and wakes by itself"
+        yield Problem(it.at("state"), message, "remove state: asleep, or on_demand")
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ...] = (
@@ -200,5 +200,5 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("port", "replicas"), _last_port),
     (("runtime", "lora", "args"), check_lora),
     (("runtime", "kind", "health"), _canary),
-    (("on_demand",), _unsupported),
+    (("runtime", "on_demand", "state"), _on_demand),
 )

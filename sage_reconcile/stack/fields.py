@@ -192,6 +192,19 @@ def _secret(value: Any) -> str:
     return str(value)
 
 
+def _sessions_url(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"a URL is wanted, this is {describe(value)}", _SESSIONS_URLS)
+    if is_reference(value):
+        return value
+    if not value.startswith(("postgresql://", "postgres://", "sqlite:////")):
+        raise wrong("this is no URL of a database that sessions can be kept in", _SESSIONS_URLS)
+    password = _PASSWORD.match(value)
+    if password and not is_reference(password[1]):
+        raise wrong("a password must not stand in the file itself", "write ${env:NAME} in its place")
+    return value
+
+
 def _digest(value: Any) -> str:
     hint = "`sage gateway key` makes a key and tells its digest"
     if not isinstance(value, str):
@@ -213,6 +226,8 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+_SESSIONS_URLS = "write postgresql://USER:${env:NAME}@HOST/DATABASE or sqlite:////PATH"
+_PASSWORD = re.compile(r"[a-z]+://[^/@]*?:(.*)@")
 _ITEM = {"type": ["string", "number"]}
 _DURATION_SCHEMA = {
     "anyOf": [
@@ -254,6 +269,11 @@ PositiveDuration = Annotated[float, PlainValidator(_positive_duration), WithJson
 GpuMemory = Annotated[str | int | float, PlainValidator(_gpu_memory), WithJsonSchema(_GPU_MEMORY_SCHEMA)]
 Gpus = Annotated[str | int | tuple[int | str, ...], PlainValidator(_gpus), WithJsonSchema(_GPUS_SCHEMA)]
 Url = Annotated[str, PlainValidator(_url), _text_schema("^https?://")]
+SessionsUrl = Annotated[
+    str,
+    PlainValidator(_sessions_url),
+    _text_schema(r"^(postgres(ql)?://|sqlite:////|\$\{(env|file):)"),
+]
 Secret = Annotated[str, PlainValidator(_secret), WithJsonSchema(_SECRET_SCHEMA)]
 Digest = Annotated[str, PlainValidator(_digest), _text_schema("^[0-9a-fA-F]{64}$")]
 Origins = Annotated[tuple[Text, ...], AfterValidator(_origins)]

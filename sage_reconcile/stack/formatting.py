@@ -1,9 +1,12 @@
 """Canonical layout of a stack file with its comments kept. The only importer of ruamel.yaml."""
 
+import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
@@ -11,6 +14,9 @@ from sage_reconcile.errors import Fault, PermanentError, StackError
 from sage_reconcile.stack.yamltree import parse
 
 _MODELINE = "# yaml-language-server: $schema="
+
+Change = Callable[[dict[str, Any]], None]
+"""Changes a document in place, by nothing but the methods of dicts and lists."""
 
 
 def formatted(text: str, path: str, modeline: str = "") -> str:
@@ -34,7 +40,22 @@ def formatted(text: str, path: str, modeline: str = "") -> str:
     return laid_out
 
 
-def _round_trip(text: str, path: str) -> str:
+def edited(text: str, path: str, change: Change) -> str:
+    """The text in canonical layout after `change`; comments, order and quotes of all else stay.
+
+    Raises PermanentError where the text would not mean what was wanted (an anchor that others refer to).
+    """
+    root, _ = parse(text)
+    wanted = copy.deepcopy(root.plain()) if root is not None else {}
+    change(wanted)
+    laid_out = _round_trip(_round_trip(text, path, change), path)  # quotes of what is new, too
+    again, faults = parse(laid_out)
+    if faults or again is None or again.plain() != wanted:
+        raise PermanentError(f"{path}: cannot be edited without changing something else: edit it by hand")
+    return laid_out
+
+
+def _round_trip(text: str, path: str, change: Change | None = None) -> str:
     yaml = YAML(typ="rt")
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 4096
@@ -42,6 +63,9 @@ def _round_trip(text: str, path: str) -> str:
     output = io.StringIO()
     try:
         document = yaml.load(text)
+        if change is not None:
+            change(document)
+            _block_style(document.get("engines"))
         _double_quotes(document)
         yaml.dump(document, output)
     except YAMLError as error:
@@ -49,6 +73,12 @@ def _round_trip(text: str, path: str) -> str:
         raise PermanentError(f"{path}: cannot be formatted: {reason}") from None
     lines = (line.rstrip() for line in output.getvalue().splitlines())
     return "\n".join(lines).strip("\n") + "\n"
+
+
+def _block_style(engines: Any) -> None:
+    """`engines: []` that got its first entry is a block, like every other list of engines."""
+    if isinstance(engines, CommentedSeq) and len(engines) == 1:
+        engines.fa.set_block_style()
 
 
 def _double_quotes(value: Any) -> None:

@@ -4,7 +4,18 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from sage_reconcile.stack.fields import Bool, Digest, Int, Name, Origins, Port, Secret, Text, wrong
+from sage_reconcile.stack.fields import (
+    Bool,
+    Digest,
+    Int,
+    Name,
+    Origins,
+    Port,
+    Secret,
+    SessionsUrl,
+    Text,
+    wrong,
+)
 from sage_reconcile.stack.section import Section
 
 
@@ -47,6 +58,25 @@ class GatewayKey(Section):
         return self
 
 
+class Sessions(Section):
+    """Conversations that the gateway keeps, for chat requests with a `session_id`."""
+
+    enabled: Annotated[Bool, Field(description="Whether there are any.")] = True
+    url: Annotated[
+        SessionsUrl | None,
+        Field(
+            description="The database: `postgresql://USER:${env:NAME}@HOST/DATABASE`, `sqlite:////PATH`, or "
+            "a reference to such a URL. Default: SAGE_HOME/sage.db."
+        ),
+    ] = None
+    max_turns: Annotated[
+        Int, Field(ge=1, le=10_000, description="So many of the last turns go before a request at most.")
+    ] = 200
+    max_bytes: Annotated[
+        Int, Field(ge=1, le=1 << 30, description="So many bytes of the last turns go before it at most.")
+    ] = 1 << 20
+
+
 class Gateway(Section):
     """Where `sage gateway start --stack` listens."""
 
@@ -74,3 +104,4 @@ class Gateway(Section):
             description="Origins whose pages may use the gateway from a browser, or `*` alone. Default: none."
         ),
     ] = ()
+    sessions: Annotated[Sessions | None, Field(description="Conversations that are kept.")] = None

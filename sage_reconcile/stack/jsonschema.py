@@ -7,6 +7,7 @@ import msgspec
 from pydantic.json_schema import GenerateJsonSchema
 
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.stack.programs import VERSION_SCHEMA
 from sage_reconcile.stack.schema import Engine, Stack
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -19,6 +20,7 @@ def stack_schema() -> dict[str, Any]:
     """The schema of a stack file. Any value may be `${env:NAME}`, or null for a field not given."""
     schema = Stack.model_json_schema(schema_generator=_Generator, mode="validation")
     _accept_synonym(schema["$defs"])
+    _accept_short_runtimes(schema)
     for section in [schema, *schema["$defs"].values()]:
         required = section.get("required", [])
         properties = section.get("properties", {})
@@ -52,6 +54,13 @@ def _accept_synonym(definitions: dict[str, Any]) -> None:
     for name in (Engine.__name__, "Defaults"):
         properties = definitions[name]["properties"]
         properties["max_concurrent_requests"] = dict(properties["max_concurrent"])
+
+
+def _accept_short_runtimes(schema: dict[str, Any]) -> None:
+    """A version alone; and no `kind` where the name of the runtime says it."""
+    runtimes = schema["properties"]["runtimes"]
+    runtimes["additionalProperties"] = {"anyOf": [runtimes["additionalProperties"], VERSION_SCHEMA]}
+    schema["$defs"]["Runtime"].pop("required")
 
 
 def _widen(value: dict[str, Any], is_required: bool) -> dict[str, Any]:

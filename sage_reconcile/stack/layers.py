@@ -4,7 +4,7 @@ import hashlib
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from sage_reconcile.errors import Fault
 from sage_reconcile.stack.lora import anchored
 from sage_reconcile.stack.problems import describe, did_you_mean
+from sage_reconcile.stack.programs import long_forms
 from sage_reconcile.stack.references import anchor_file_references
 from sage_reconcile.stack.yamltree import Node, parse
 
@@ -33,10 +34,19 @@ class Layer:
     document: dict[str, Any]
 
 
+def layer_of(path: str, data: bytes, root: Node, is_portable: bool = False) -> Layer:
+    """The layer that a file with this content is; `root` is its tree, a map."""
+    document = root.plain()
+    _Anchor(Path(path).absolute().parent, is_portable).document(document)
+    return Layer(path, hashlib.sha256(data).hexdigest(), root, document)
+
+
 class Reader:
     """Reads files and what they include, in the order in which they are laid over one another."""
 
-    def __init__(self, is_portable: bool) -> None:
+    def __init__(self, is_portable: bool, texts: Mapping[str, str] | None = None) -> None:
+        """`texts` are contents by path that count instead of what lies there."""
+        self._texts = texts or {}
         self.layers: list[Layer] = []
         self.faults: list[Fault] = []
         self.files: list[str] = []
@@ -70,12 +80,10 @@ class Reader:
                 )
             )
             return
-        document = root.plain()
         self._open.append(Path(path).absolute())
         self._include(path, root)
         self._open.pop()
-        _Anchor(Path(path).absolute().parent, self._is_portable).document(document)
-        self.layers.append(Layer(path, hashlib.sha256(data).hexdigest(), root, document))
+        self.layers.append(layer_of(path, data, root, self._is_portable))
 
     def _include(self, path: str, root: Node) -> None:
         include = root.value.get("include")
@@ -97,7 +105,7 @@ class Reader:
 
     def _bytes(self, path: str) -> bytes | None:
         try:
-            data = _read(path)
+            data = self._texts[path].encode() if path in self._texts else _read(path)
         except FileNotFoundError:
             self._fault(path, "no such file", _nearby(path))
         except IsADirectoryError:
@@ -165,7 +173,8 @@ def _nearby(path: str) -> str:
 
 
 class _Anchor:
-    """Makes the paths of one document absolute, in place; values of a wrong type are left to validation."""
+    """Makes the paths of one document absolute and short forms long, in place; wrong types are left to
+    validation."""
 
     def __init__(self, folder: Path, is_portable: bool) -> None:
         self._folder = folder
@@ -181,10 +190,13 @@ class _Anchor:
         for engine in [document.get("defaults"), *(engines if isinstance(engines, list) else [])]:
             if isinstance(engine, dict):
                 self._engine(engine)
+        if "runtimes" in document:
+            document["runtimes"] = long_forms(document["runtimes"])
         runtimes = document.get("runtimes")
         for runtime in runtimes.values() if isinstance(runtimes, dict) else ():
             if isinstance(runtime, dict):
                 self._text(runtime, "python", lambda text: "/" in text)
+                self._text(runtime, "index", is_path)
                 self._references(runtime)
         gateway = document.get("gateway")
         if isinstance(gateway, dict):
@@ -197,6 +209,9 @@ class _Anchor:
         for key in keys if isinstance(keys, list) else ():
             if isinstance(key, dict) and "key" in key:
                 key["key"] = self._reference(key["key"])
+        sessions = gateway.get("sessions")
+        if isinstance(sessions, dict) and "url" in sessions:
+            sessions["url"] = self._reference(sessions["url"])
 
     def _engine(self, engine: dict[str, Any]) -> None:
         self._text(engine, "model", is_path)

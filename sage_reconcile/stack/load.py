@@ -20,13 +20,15 @@ def load(
     environ: Mapping[str, str],
     sets: Sequence[str] = (),
     portable: bool = False,
+    texts: Mapping[str, str] | None = None,
 ) -> StackFile:
     """Read stack files, each later one laid over those before it, then `sets` (`engines.chat.replicas=2`).
 
     `portable` leaves out what depends on this host: model directories, environment variables, secret files.
+    `texts` are contents by path that are read instead of the files: an edit that is not written yet.
     Raises StackError with every fault of all files, in file order.
     """
-    reader = Reader(portable)
+    reader = Reader(portable, texts)
     for path in paths:
         reader.read(str(path))
     merged = Merged(reader.layers)

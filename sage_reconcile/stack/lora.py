@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from sage_reconcile.model.desired import LORA_RANK
+from sage_reconcile.model.adapters import LORA_RANK
 from sage_reconcile.stack.problems import Path, Problem
 
 if TYPE_CHECKING:

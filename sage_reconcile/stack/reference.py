@@ -13,8 +13,9 @@ Generated from the schema by `python -m sage_reconcile.stack.reference`; do not 
 
 An unknown key is an error, with the nearest known key named. Durations are written `30s`, `500ms`, `10m`,
 `1h30m` or as a number of seconds; sizes `20GiB`, `500MiB` or `8GB`. `${env:NAME}` in any value is replaced
-when the file is loaded, but in `env`, `api_key`, `gateway.api_keys` and the `key` of `gateway.keys`, where
-`${env:NAME}` and `${file:PATH}` are references to secrets that are read only when a process is started.
+when the file is loaded, but in `env`, `api_key`, `gateway.api_keys`, the `key` of `gateway.keys` and the
+`url` of `gateway.sessions`, where `${env:NAME}` and `${file:PATH}` are references to secrets that are read
+only when a process is started.
 `$${` is a literal `${`. Paths are relative to the file that holds them.
 """
 
@@ -26,6 +27,7 @@ _SECTIONS = (
     ("gateway", "Gateway", ""),
     ("gateway.keys[]", "GatewayKey", ""),
     ("lora[]", "Lora", ""),
+    ("gateway.sessions", "Sessions", ""),
     ("health", "Health", ""),
     ("health.canary", "Canary", ""),
     ("restart", "Restart", ""),

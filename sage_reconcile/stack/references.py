@@ -57,7 +57,7 @@ def substitute(value: Any, path: Path, context: Context, problems: list[Problem]
         return [substitute(item, (*path, index), context, problems) for index, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    is_secret = any(part in _SECRET_FIELDS for part in path) or _is_gateway_key(path)
+    is_secret = any(part in _SECRET_FIELDS for part in path) or _is_of_gateway(path)
     found = len(problems)
     text = _TOKEN.sub(lambda match: _replace(match, path, is_secret, context, problems), value)
     if is_secret or len(problems) > found:
@@ -65,8 +65,8 @@ def substitute(value: Any, path: Path, context: Context, problems: list[Problem]
     return text if text == value else Substituted(text)
 
 
-def _is_gateway_key(path: Path) -> bool:
-    return path[:2] == ("gateway", "keys") and path[-1] == "key"
+def _is_of_gateway(path: Path) -> bool:
+    return (path[:2] == ("gateway", "keys") and path[-1] == "key") or path == ("gateway", "sessions", "url")
 
 
 def _replace(
@@ -102,7 +102,8 @@ def _misuse(match: re.Match[str], source: str, name: str, is_secret: bool) -> tu
     if source == "file":
         return (
             "a secret from a file would show here in process listings and plans",
-            "${file:PATH} is for values of env, api_key, gateway.api_keys and key of gateway.keys",
+            "${file:PATH} is for values of env, api_key, gateway.api_keys, key of gateway.keys and "
+            "gateway.sessions.url",
         )
     if _SECRET_NAME.search(name):
         return (

@@ -3,21 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sage_reconcile.model.adapters import LORA_RANK, LORA_SLOTS, Adapter
 from sage_reconcile.model.desired import (
-    LORA_RANK,
-    LORA_SLOTS,
-    Adapter,
     CanarySpec,
     DesiredEngine,
     DesiredState,
     Device,
     EngineState,
-    GatewaySpec,
     HealthSpec,
-    KeySpec,
     Kind,
     LaunchSpec,
     LiveSpec,
+    OnDemandSpec,
     PlacementSpec,
     ProbeKind,
     RestartPolicy,
@@ -26,15 +23,19 @@ from sage_reconcile.model.desired import (
     Strategy,
     fingerprint,
 )
+from sage_reconcile.model.gateway import GatewaySpec, KeySpec, SessionsSpec
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.gateway import Gateway
 from sage_reconcile.stack.lora import rank_that_holds
 from sage_reconcile.stack.schema import Engine, Runtime
-from sage_reconcile.stack.select import client_names, pick_runtime, wants_cpu
+from sage_reconcile.stack.select import client_names, pick_runtime, program_of, wants_cpu
 
 SLEEP_FLAG = "enable-sleep-mode"
 LEAST_SLOTS = 4
 """Adapters that vLLM can use at once, where the file has fewer: room for those to come."""
+
+RESIDENCY, RESIDENCY_OF_SLEEPERS = 30.0, 2.0
+"""Seconds that an engine on demand stays at least: what putting it aside and back costs, many times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,18 @@ def _resolve_gateway(gateway: Gateway) -> GatewaySpec:
         )
         for key in gateway.keys
     )
+    given = gateway.sessions
+    sessions = (
+        SessionsSpec(given.enabled, given.url or "", given.max_turns, given.max_bytes) if given else None
+    )
     return GatewaySpec(
-        gateway.host, gateway.port, gateway.workers, gateway.api_keys, tuple(keys), gateway.cors_origins
+        gateway.host,
+        gateway.port,
+        gateway.workers,
+        gateway.api_keys,
+        tuple(keys),
+        gateway.cors_origins,
+        sessions,
     )
 
 
@@ -90,12 +101,13 @@ def _resolve_engine(engine: Engine, stack: StackFile) -> DesiredEngine:
 
 
 def merge_runtime(draft: Draft) -> Draft:
-    """Python, command, environment and flags: the runtime's, with the engine's over them."""
+    """Program, command, environment and flags: the runtime's, with the engine's over them."""
     engine, runtime = draft.engine, draft.runtime
     is_command = runtime.kind == "command"
     launch = replace(
         draft.result.launch,
-        python=runtime.python,
+        python=runtime.python if runtime.version is None else None,
+        program=program_of(runtime),
         command=(engine.command or runtime.command) if is_command else (),
         env=tuple(sorted({**runtime.env, **engine.env}.items())),
         args=tuple(sorted({**runtime.args, **engine.args}.items())),
@@ -130,14 +142,16 @@ def size_memory(draft: Draft) -> Draft:
 
 
 def enable_sleep(draft: Draft) -> Draft:
-    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep` and the strategy
-    sleep-swap add it."""
+    """Whether the engine can sleep: vllm on a GPU, started with the flag; `state: asleep`, the strategy
+    sleep-swap and on_demand add it."""
     launch = draft.result.launch
     if launch.runtime != "vllm" or launch.device is Device.CPU:
         return draft
     args = dict(launch.args)
     if draft.engine.state == "asleep" or draft.engine.rollout.strategy == "sleep-swap":
         args[SLEEP_FLAG] = True
+    if draft.engine.on_demand is not None:
+        args.setdefault(SLEEP_FLAG, True)
     can_sleep = args.get(SLEEP_FLAG, False) is not False
     return draft.with_launch(replace(launch, args=tuple(sorted(args.items())), can_sleep=can_sleep))
 
@@ -209,14 +223,16 @@ def set_live(draft: Draft) -> Draft:
 def set_route(draft: Draft) -> Draft:
     """What the gateway is told: the names that clients send, sharing, limits, waiting, metadata."""
     engine = draft.engine
-    routing, queue = engine.routing, engine.routing.queue
+    routing, queue, rollout = engine.routing, engine.routing.queue, engine.rollout
+    # Whoever asks for an engine on demand waits for its whole start.
+    waits = engine.on_demand is not None and "hold" not in rollout.model_fields_set
     route = RouteSpec(
         names=client_names(engine),
         label=engine.label,
         weight=routing.weight,
         max_concurrent=engine.max_concurrent,
         policy=routing.policy,
-        hold=engine.rollout.hold,
+        hold=engine.health.startup_timeout if waits else rollout.hold,
         metadata=tuple(sorted(engine.metadata.items())),
         queue_policy=queue.policy,
         queue_size=queue.size,
@@ -240,6 +256,22 @@ def set_lifecycle(draft: Draft) -> Draft:
     return replace(draft, result=result)
 
 
+def set_on_demand(draft: Draft) -> Draft:
+    """When the engine is loaded and put aside, where that is not always and never."""
+    given = draft.engine.on_demand
+    if given is None or draft.runtime.kind == "external":
+        return draft
+    usual = RESIDENCY_OF_SLEEPERS if draft.result.launch.can_sleep else RESIDENCY
+    spec = OnDemandSpec(
+        idle_ttl=given.idle_ttl,
+        min_residency=usual if given.min_residency is None else given.min_residency,
+        preload=given.preload,
+        priority=given.priority,
+        pin=given.pin,
+    )
+    return replace(draft, result=replace(draft.result, on_demand=spec))
+
+
 def stamp(draft: Draft) -> Draft:
     """The fingerprint of the finished launch; the last pass, since it hashes the whole value."""
     return replace(draft, result=replace(draft.result, fingerprint=fingerprint(draft.result.launch)))
@@ -256,5 +288,6 @@ PASSES: tuple[Callable[[Draft], Draft], ...] = (
     set_live,
     set_route,
     set_lifecycle,
+    set_on_demand,
     stamp,
 )

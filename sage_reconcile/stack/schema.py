@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, StrictStr
+from pydantic import AliasChoices, BeforeValidator, Field, StrictStr, model_validator
 
 from sage_reconcile.stack.fields import (
     Args,
@@ -20,6 +20,7 @@ from sage_reconcile.stack.fields import (
     Words,
 )
 from sage_reconcile.stack.gateway import Gateway
+from sage_reconcile.stack.programs import Version, check_program, long_forms
 from sage_reconcile.stack.section import Section
 from sage_reconcile.stack.sections import Health, Lora, OnDemand, Restart, Rollout, Routing
 
@@ -30,9 +31,38 @@ BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transform
 class Runtime(Section):
     """A program that serves models, and the Python environment that it lives in."""
 
-    kind: Annotated[RuntimeKind, Field(description="The built-in runtime that this one is a variant of.")]
+    kind: Annotated[
+        RuntimeKind,
+        Field(
+            description="The built-in runtime that this one is a variant of; may be left out for vllm, "
+            "transformers and sentence-transformers themselves."
+        ),
+    ]
+    version: Annotated[
+        Version | None,
+        Field(
+            description="The version of the program, installed by `sage runtime install`; for vllm, "
+            "transformers and sentence-transformers. "
+            '`vllm: "0.24.0"` is short for `vllm: {kind: vllm, version: "0.24.0"}`.'
+        ),
+    ] = None
     python: Annotated[
-        Text | None, Field(description="The Python interpreter that has the runtime installed.")
+        Text | None,
+        Field(
+            description="The Python interpreter that has the runtime installed; with `version`, the version "
+            'of Python to install it for, such as `"3.12"`.'
+        ),
+    ] = None
+    packages: Annotated[
+        Words,
+        Field(alias="with", description="Requirements that are installed besides, as pip writes them."),
+    ] = ()
+    index: Annotated[
+        Text | None,
+        Field(
+            description="Where `version` is installed from: the URL of a package index, or a directory of "
+            "wheels, and then from nowhere else. Default: as uv is configured."
+        ),
     ] = None
     env: Annotated[
         Env, Field(description="Environment variables of engines on this runtime; the engine's win.")
@@ -41,6 +71,11 @@ class Runtime(Section):
     command: Annotated[
         Words, Field(description="The command line of `kind: command`; an engine's own command wins.")
     ] = ()
+
+    @model_validator(mode="after")
+    def _installed_as_a_whole(self) -> "Runtime":
+        check_program(self.kind, self.version, self.python, self.packages, self.index)
+        return self
 
 
 class EngineFields(Section):
@@ -132,7 +167,8 @@ class EngineFields(Section):
         ),
     ] = None
     on_demand: Annotated[
-        OnDemand | None, Field(description="Start on demand. Not supported yet by this version.")
+        OnDemand | None,
+        Field(description="Loaded when it is asked for, and put aside when idle; `{}` for the defaults."),
     ] = None
     routing: Annotated[Routing, Field(description="How requests are shared.")] = Routing()
     url: Annotated[
@@ -169,6 +205,8 @@ class Stack(Section):
         tuple[Text, ...], Field(description="Files, relative to this one, that this one is laid over.")
     ] = ()
     defaults: Annotated[Defaults, Field(description="Fields for every engine.")] = Defaults()
-    runtimes: Annotated[dict[str, Runtime], Field(description="Runtimes by name.")] = {}
+    runtimes: Annotated[
+        dict[str, Runtime], BeforeValidator(long_forms), Field(description="Runtimes by name.")
+    ] = {}
     gateway: Annotated[Gateway, Field(description="The gateway.")] = Gateway()
     engines: Annotated[tuple[Engine, ...], Field(description="The engines; `[]` stops all of this stack.")]

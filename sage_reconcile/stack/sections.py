@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sage_reconcile.stack.fields import Duration, Int, PositiveDuration, Text
+from sage_reconcile.stack.fields import Bool, Duration, Int, PositiveDuration, Text
 from sage_reconcile.stack.section import Section
 
 
@@ -62,7 +62,13 @@ class Restart(Section):
     window: Annotated[PositiveDuration, Field(description="The time over which attempts are counted.")] = (
         600.0
     )
-    backoff: Annotated[Duration, Field(description="Wait before the first restart; doubled each time.")] = 1.0
+    backoff: Annotated[
+        Duration,
+        Field(
+            description="The longest wait before the second restart inside `window`, doubled for each "
+            "further one; the first comes at once. The wait itself is drawn from between 0 and this."
+        ),
+    ] = 1.0
     backoff_max: Annotated[Duration, Field(description="The longest wait between two restarts.")] = 60.0
 
 
@@ -79,7 +85,11 @@ class Rollout(Section):
         ),
     ] = "auto"
     hold: Annotated[
-        Duration, Field(description="How long the gateway holds a request while no replica is ready.")
+        Duration,
+        Field(
+            description="How long the gateway holds a request while no replica is ready. Default of an "
+            "engine on demand: its `health.startup_timeout`."
+        ),
     ] = 30.0
     drain: Annotated[Duration, Field(description="How long requests in flight may finish before a stop.")] = (
         30.0
@@ -152,8 +162,33 @@ class Lora(Section):
 
 
 class OnDemand(Section):
-    """Start on the first request, stop when idle. Not supported yet by this version."""
+    """Loaded when a request asks for it, put aside when it is idle or when another one needs its place.
 
-    idle_ttl: Annotated[PositiveDuration, Field(description="Stop after this time without a request.")] = (
-        600.0
+    Put aside means asleep where the engine can sleep (vllm on a GPU, which gets `enable-sleep-mode` unless
+    `args` say false), else stopped. `sage watch`, or `sage gateway start --stack`, does it.
+    """
+
+    idle_ttl: Annotated[
+        PositiveDuration, Field(description="Put aside after this time without a request.")
+    ] = 600.0
+    min_residency: Annotated[
+        Duration | None,
+        Field(
+            description="How long it stays, once loaded, though requests wait for another engine in its "
+            "place. Default: 2s where it can sleep, else 30s."
+        ),
+    ] = None
+    preload: Annotated[
+        Bool, Field(description="Loaded by `sage apply` where there is room, though nobody asked.")
+    ] = False
+    priority: Annotated[
+        Int,
+        Field(
+            ge=-1000,
+            le=1000,
+            description="Who has less is put aside first; an engine never makes one with more give way.",
+        ),
+    ] = 0
+    pin: Annotated[Bool, Field(description="Once loaded it stays: neither idle time nor others end it.")] = (
+        False
     )

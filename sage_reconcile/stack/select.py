@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sage_reconcile.model.desired import Program
 from sage_reconcile.stack.schema import BUILTIN_RUNTIMES, Engine, Runtime
 
 _DEFAULT_RUNTIME = {"llm": "vllm", "embedding": "sentence-transformers"}
@@ -15,6 +16,13 @@ def pick_runtime(engine: Engine, runtimes: Mapping[str, Runtime]) -> Runtime | N
     if name in BUILTIN_RUNTIMES:
         return Runtime.model_validate({"kind": name})
     return None
+
+
+def program_of(runtime: Runtime) -> Program | None:
+    """The version that the runtime pins, None where it pins none."""
+    if runtime.version is None:
+        return None
+    return Program(runtime.version, runtime.python or "", tuple(runtime.packages), runtime.index or "")
 
 
 def client_names(engine: Engine) -> tuple[str, ...]:

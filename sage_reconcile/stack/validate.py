@@ -218,7 +218,7 @@ def _fields_at(cls: type[Section], loc: Sequence[str | int]) -> list[str]:
     for part in loc:
         if isinstance(part, str) and part in cls.model_fields:
             cls = next(_sections(cls.model_fields[part].annotation), cls)
-    return list(cls.model_fields)
+    return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:

@@ -1,4 +1,4 @@
-"""YAML text to a tree of nodes with places. The only importer of the YAML parser.
+"""YAML text to a tree of nodes with places. With spans.py the only importer of the YAML parser.
 
 The parser's events are composed here, not by the library, for three reasons: every key and value keeps its
 line and column at no cost until a fault needs it, duplicate keys and alias bombs are seen while reading,

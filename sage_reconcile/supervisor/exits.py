@@ -5,12 +5,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sage_reconcile.supervisor import tree
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.verdicts import Verdict, verdict, waits_for
 
 TAIL_LINES = 20
 LINE_LENGTH = 1000
 
+
+# In the hint of an end that is followed by no restart, because the attempts are used up.
+GAVE_UP = "gave up: max_attempts"
 
 # Reasons for which the engine is killed by its supervisor.
 OURS = ("hung", "late", "wrong", "robbed")
@@ -52,7 +56,7 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
     if end.reason == "late":
         cause, _, probe = end.message.partition("; ")
         if known := waits_for(tail):
-            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}")
+            return Verdict(f"{cause}: {known.cause}", f"{probe}; {known.hint}", known.said)
         return Verdict(cause, f"{probe}; raise health.startup_timeout or read the log")
     if end.reason == "robbed":
         return Verdict(end.message, "end that process, or choose another port in the stack file")
@@ -70,6 +74,7 @@ def exit_record(
     return {
         "version": 1,
         "at": time.time(),
+        "up": tree.uptime(),
         "launch": launch,
         "pid": end.pid,
         "code": end.code,
@@ -77,5 +82,6 @@ def exit_record(
         "was_ready": end.was_ready,
         "cause": redactor.clean(known.cause),
         "hint": redactor.clean(known.hint),
+        "said": redactor.clean(known.said)[:LINE_LENGTH],
         "tail": [redactor.clean(line)[:LINE_LENGTH] for line in tail[-TAIL_LINES:]],
     }

@@ -34,7 +34,7 @@ def stranger(root: int, host: str, port: int) -> str:
 def _addresses(host: str) -> list[bytes]:
     """The address itself, then the wildcards that stand for it, as /proc/net writes them."""
     exact = []
-    for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+    for family, _, _, _, address in socket.getaddrinfo(host.encode(), None, type=socket.SOCK_STREAM):
         packed = socket.inet_pton(family, str(address[0]))
         exact.append(_written(packed))
         if family == socket.AF_INET:

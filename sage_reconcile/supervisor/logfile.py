@@ -9,6 +9,8 @@ from sage_reconcile.supervisor import records
 from sage_reconcile.supervisor.regular import open_regular
 
 TAIL_BYTES = 64 * 1024
+# Seconds between two times that lost output is told of.
+QUIET = 10.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -28,8 +30,19 @@ class EngineLog:
         self._size = 0
         self._dropped = 0
         self._reason = ""
+        self._loss = ""
+        self._quiet_until = 0.0
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
+
+    def take_loss(self, now: float) -> str:
+        """Why output was lost since the last call, "" where none was. `now` in seconds; a disk that is nearly
+        full loses some again and again, and is told of every ten seconds."""
+        reason, self._loss = self._loss, ""
+        if not reason or now < self._quiet_until:
+            return ""
+        self._quiet_until = now + QUIET
+        return reason
 
     def begin(self, header: str) -> None:
         """Starts the log of one attempt; that of the attempt before becomes previous.log."""
@@ -63,7 +76,7 @@ class EngineLog:
         if self._descriptor is None:
             return
         try:
-            is_ours = self.path.stat().st_ino == self._inode
+            is_ours = os.stat(self.path).st_ino == self._inode
         except OSError:
             is_ours = False
         if not is_ours:
@@ -88,7 +101,7 @@ class EngineLog:
             while done < len(data):
                 done += os.write(descriptor, data[done:])
         except OSError as error:
-            self._reason = error.strerror or type(error).__name__
+            self._reason = self._loss = error.strerror or type(error).__name__
         self._size += done
         return done
 

@@ -7,26 +7,27 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
 
 from sage_reconcile.supervisor import listener
 from sage_reconcile.supervisor.answers import fault_of_generation, text_of
+from sage_reconcile.supervisor.http import Unreadable, exchange, request_bytes
 from sage_reconcile.supervisor.order import Canary, Health, Target
 
 NOT_LISTENING = "nothing listens on its port"
 ANSWER_SHOWN = 80
-MAX_BODY = 8 * 1024 * 1024
 # What engines answer to a chat request when their model has no chat template, or they have no such path.
 NO_CHAT = (400, 404, 405, 422)
-TOKEN_COUNTER = re.compile(r"^[\w:]*tokens?(?:_\w+)?_total$")
+# What moves only while an engine works: tokens, and the fill of the KV cache, which grows while a long prompt
+# is read, before its first token.
+PROGRESS = re.compile(r"^[\w:]*(?:tokens?(?:_\w+)?_total|(?:kv|gpu)_cache_usage_perc|token_usage)$")
 RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|requests_processing)$")
 
 
 class Look(NamedTuple):
-    """What one question gave. `tokens` and `running` are None where the engine tells no such numbers;
-    `is_silent` when there was no answer in time; `stranger` is who answered in place of the engine. `canary`
-    is "right" or "wrong" where one was answered."""
+    """What one question gave. `tokens` (and whatever else moves with work) and `running` are None where the
+    engine tells no such numbers; `is_silent` when there was no answer in time; `stranger` is who answered in
+    place of the engine. `canary` is "right" or "wrong" where one was answered."""
 
     is_ok: bool
     message: str = ""
@@ -44,34 +45,31 @@ class Client:
         self.target = target
         self.timeout = timeout
         self.deadline = time.monotonic() + timeout
-        self._connection: HTTPConnection | None = None
+        self._connection: socket.socket | None = None
 
     def abort(self) -> None:
         """From another thread: makes the request under way fail now, even one that drips bytes for ever."""
         connection = self._connection
-        if connection is not None and connection.sock is not None:
+        if connection is not None:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def send(
         self, method: str, path: str, body: object = None, timeout: float = float("inf")
     ) -> tuple[int, bytes]:
-        """Status and body. Raises OSError (TimeoutError among them) and HTTPException."""
+        """Status and body. Raises OSError (TimeoutError among them) and Unreadable."""
         remaining = min(timeout, self.deadline - time.monotonic())
         if remaining <= 0:
             raise TimeoutError("timed out")
-        self._connection = HTTPConnection(self.target.host, self.target.port, timeout=remaining)
-        headers = {**self.target.headers, "Connection": "close"}
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
-        try:
-            self._connection.request(method, path, data, headers)
-            response = self._connection.getresponse()
-            return response.status, response.read(MAX_BODY)
-        finally:
-            self._connection.close()
+        host, port = self.target.host, self.target.port
+        headers = {**self.target.headers, **({} if body is None else {"Content-Type": "application/json"})}
+        data = None if body is None else json.dumps(body).encode()
+        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        deadline = time.monotonic() + remaining
+        # As bytes: a text would be made IDNA, whose tables are half a megabyte.
+        address: Any = (host.encode(), port)
+        with socket.create_connection(address, remaining) as self._connection:
+            return exchange(self._connection, request_bytes(method, path, name, headers, data), deadline)
 
 
 def ask_ready(client: Client, health: Health) -> Look:
@@ -82,7 +80,7 @@ def ask_ready(client: Client, health: Health) -> Look:
         if health.probe == "embed":
             return _ask_embedding(client)
         return _ask_generation(client, health.canary)
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, ValueError) as error:
         return _failed(error, client.timeout)
 
 
@@ -98,10 +96,12 @@ def ask_first(client: Client, health: Health) -> Look:
 
 
 def ask_alive(client: Client, health: Health, with_metrics: bool, is_real: bool) -> Look:
-    """Does it still answer? A real request asks for a token, for /health lies when the core hangs.
+    """Does it still answer? A real request asks for a token, for /health lies when the core hangs; an engine
+    that sleeps has none to give.
 
     The counters are read even when the engine did not answer: they tell busy from hung.
     """
+    is_real = is_real and not _is_asleep(client)
     look = ask_ready(client, health._replace(canary=None)) if is_real else ask_path(client, health)
     if not with_metrics:
         return look
@@ -114,39 +114,34 @@ def ask_canary(client: Client, health: Health) -> Look:
 
     One that sleeps is left alone and counts as alive: a request would not wake it.
     """
+    return Look(True) if _is_asleep(client) else ask_ready(client, health)
+
+
+def _is_asleep(client: Client) -> bool:
     try:
         status, body = client.send("GET", "/is_sleeping")
-        if status == 200 and _is_sleeping(body):
-            return Look(True)
-    except (OSError, HTTPException) as error:
-        return _failed(error, client.timeout)
-    return ask_ready(client, health)
-
-
-def _is_sleeping(body: bytes) -> bool:
-    with contextlib.suppress(ValueError, RecursionError):
-        answer = json.loads(body)
-        return isinstance(answer, dict) and answer.get("is_sleeping") is True
-    return False
+        return status == 200 and json.loads(body)["is_sleeping"] is True
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def ask_path(client: Client, health: Health) -> Look:
     """Is GET of the health path 2xx, within the health timeout?"""
     try:
         return _ask_path(client, health.path, health.timeout)
-    except (OSError, HTTPException) as error:
+    except (OSError, Unreadable) as error:
         return _failed(error, min(health.timeout, client.timeout))
 
 
 def read_metrics(client: Client) -> tuple[float | None, float | None]:
-    """(tokens ever counted, requests running) from /metrics; None where the engine does not tell."""
+    """(sum of PROGRESS, requests running) from /metrics; None where the engine does not tell."""
     try:
         status, body = client.send("GET", "/metrics")
-    except (OSError, HTTPException):
+    except (OSError, Unreadable):
         return None, None
     if status != 200:
         return None, None
-    tokens = [value for name, value in _samples(body) if TOKEN_COUNTER.match(name)]
+    tokens = [value for name, value in _samples(body) if PROGRESS.match(name)]
     running = [value for name, value in _samples(body) if RUNNING_GAUGE.match(name)]
     return (sum(tokens) if tokens else None), (sum(running) if running else None)
 
@@ -239,8 +234,8 @@ def _describe(error: Exception) -> str:
         return NOT_LISTENING
     if isinstance(error, OSError):
         return f"connection failed: {error.strerror or error}"
-    if isinstance(error, HTTPException):
-        return _printable(f"unreadable answer: {type(error).__name__}: {error}")[:200]
+    if isinstance(error, Unreadable):
+        return _printable(f"unreadable answer: {error}")[:200]
     return str(error)
 
 

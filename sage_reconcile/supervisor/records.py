@@ -43,7 +43,8 @@ class Records:
     def upkeep(self) -> None:
         """Writes what could not be written before and what was deleted since."""
         for name in self._wanted:
-            if name in self._unwritten or not (self.directory / name).exists():
+            # Not Path.exists: this is what a supervisor of an idle engine does all day.
+            if name in self._unwritten or not os.path.exists(f"{self.directory}/{name}"):
                 self._write(name)
 
     def _write(self, name: str) -> None:

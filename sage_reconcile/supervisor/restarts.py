@@ -18,7 +18,10 @@ class Restarts:
         self._recent: list[float] = []
 
     def next_delay(self, now: float, was_ready: bool, settings: Restart) -> float | None:
-        """Seconds to wait before the next attempt (exponential with full jitter), or None to give up.
+        """Seconds to wait before the next attempt, or None to give up.
+
+        The first comes at once: most ends are single ones, and nothing is won by waiting. From the second on
+        the wait is exponential with full jitter: `backoff` at most, then twice that.
 
         Old attempts leave the window only when the engine became ready in between: an engine that needs
         longer to fail than the window is long must not be restarted for ever.
@@ -27,10 +30,12 @@ class Restarts:
             self._recent = [at for at in self._recent if now - at < settings.window]
         if len(self._recent) >= settings.max_attempts:
             return None
-        ceiling = min(settings.backoff_max, settings.backoff * 2.0 ** min(len(self._recent), 60))
+        before = len(self._recent)
         self._recent.append(now)
         self.total += 1
-        return ceiling * jitter()
+        if not before:
+            return 0.0
+        return min(settings.backoff_max, settings.backoff * 2.0 ** min(before - 1, 60)) * jitter()
 
     def forget(self) -> None:
         """The engine stayed ready for a whole window: its past no longer counts."""

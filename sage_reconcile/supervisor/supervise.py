@@ -8,7 +8,7 @@ from pathlib import Path
 from sage_reconcile.supervisor import engine as engines
 from sage_reconcile.supervisor import journal, tree
 from sage_reconcile.supervisor.events import Events
-from sage_reconcile.supervisor.exits import End, exit_record, judge
+from sage_reconcile.supervisor.exits import GAVE_UP, End, exit_record, judge
 from sage_reconcile.supervisor.livefile import LiveFile
 from sage_reconcile.supervisor.logfile import EngineLog
 from sage_reconcile.supervisor.order import Order
@@ -19,7 +19,8 @@ from sage_reconcile.supervisor.restarts import Restarts
 from sage_reconcile.supervisor.verdicts import Verdict
 from sage_reconcile.supervisor.watcher import Watcher
 
-TICK = 0.5
+# Between two looks at live.json, records and log: what happens to the engine wakes a supervisor by itself.
+TICK = 1.0
 GRACE = 2.0
 STUCK = 10.0
 # Output of an ended engine that may still be in the pipe, and far more.
@@ -52,6 +53,8 @@ class Supervisor:
             "engine": None,
             "state": "starting",
             "since": time.time(),
+            "since_up": tree.uptime(),
+            "boot": tree.boot_id(),
             "ready_at": None,
             "restarts": 0,
             "live": order.live.plain(),
@@ -87,7 +90,7 @@ class Supervisor:
                 return self._leave_stopped(end)
             known = judge(end, self.log.tail())
             delay, why = self._next(end)
-            self._record_exit(end, Verdict(known.cause, f"{known.hint}; {why}"))
+            self._record_exit(end, known._replace(hint=f"{known.hint}; {why}"))
             if delay is None:
                 self._tell(state="exited", message=f"{known.cause or end.summary}; {why}")
                 return 1
@@ -177,11 +180,15 @@ class Supervisor:
             return None, f"the restart policy is {restart.policy}"
         delay = self.restarts.next_delay(time.monotonic(), end.was_ready, restart)
         if delay is None:
-            return None, f"gave up: max_attempts ({restart.max_attempts}) restarts used up"
-        return delay, f"restart {self.restarts.total} follows in {delay:.1f} s"
+            return None, f"{GAVE_UP} ({restart.max_attempts}) restarts used up"
+        when = f"in {delay:.1f} s" if delay else "at once"
+        return delay, f"restart {self.restarts.total} follows {when}"
 
     def _back_off(self, delay: float, message: str) -> None:
         """Returns after `delay` seconds, or when a stop came in between."""
+        if not delay:
+            self._tell(state="starting", message=message, restarts=self.restarts.total)
+            return
         until = time.monotonic() + delay
         at = time.time() + delay
         self._tell(state="backoff", message=message, next_attempt_at=at, restarts=self.restarts.total)
@@ -243,13 +250,14 @@ class Supervisor:
         if all(self._launch[name] == value for name, value in changes.items()):
             return
         if changes.get("state", self._launch["state"]) != self._launch["state"]:
-            changes["since"] = time.time()
-            message = str(changes.get("message", ""))
-            journal.append(
-                str(self.order.mark.get("home", "")), str(changes["state"]), self.order.name, message
-            )
+            changes |= {"since": time.time(), "since_up": tree.uptime()}
+            self._note(str(changes["state"]), str(changes.get("message", "")))
         self._launch |= changes
         self.records.put("launch.json", self._launch)
+
+    def _note(self, kind: str, message: str) -> None:
+        """Adds an event to the journal."""
+        journal.append(str(self.order.mark.get("home", "")), kind, self.order.name, message)
 
     def _wait(self, timeout: float) -> None:
         """Everything that goes on whatever the launch is doing: signals, reaping, output, upkeep."""
@@ -259,7 +267,11 @@ class Supervisor:
             return
         self._kept_up = now
         self.log.upkeep()
+        before = self.live_file.live
         if problem := self.live_file.poll():
             self.log.note(problem)
-        self._tell(live=self.live_file.live.plain())
+        if self.live_file.live is not before:
+            self._tell(live=self.live_file.live.plain())
         self.records.upkeep()
+        if reason := self.log.take_loss(now):
+            self._note("log", f"output is lost: {reason}")

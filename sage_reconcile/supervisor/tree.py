@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 # Seconds by which two readings of when a process started may differ: the clock may have been set.
@@ -26,6 +27,18 @@ def boot_time() -> float:
             if line.startswith("btime "):
                 return float(line.split()[1])
     return 0.0
+
+
+def uptime() -> float:
+    """Seconds since boot, sleep of the host included: what orders events when the wall clock is set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Changes at every boot; "" where the kernel does not tell."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+    return ""
 
 
 def started(pid: int) -> float:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 
 class Verdict(NamedTuple):
-    """`cause` is a known one or ""; `hint` is what to do next."""
+    """`cause` is a known one or ""; `hint` is what to do next, `said` the line of the log that shows it."""
 
     cause: str
     hint: str
+    said: str = ""
 
 
 class Rule(NamedTuple):
@@ -31,15 +32,59 @@ RULES = (
         "another process holds the engine's port: end it, or choose another port in the stack file",
     ),
     _rule(
-        r"free memory on device\b.*less than desired gpu memory utilization",
+        r"(?:free|available) memory on \S+.*less than desired (?:gpu|cpu) memory utilization",
         "not enough free GPU memory at start",
         "something else holds memory of this GPU: free it, or lower gpu_memory",
     ),
     _rule(
         r"no available memory for the cache blocks|kv cache is needed, which is larger than the available"
-        r"|max seq len\b.* is larger than the maximum number of tokens that can be stored in kv cache",
+        r"|max seq len\b.* is larger than the maximum number of tokens that can be stored in kv cache"
+        r"|max_num_seqs \(\d+\) exceeds available mamba cache blocks",
         "KV cache does not fit",
         "lower max-model-len or raise gpu_memory",
+    ),
+    _rule(
+        r"user-specified max_model_len \(\d+\) is greater than the derived max_model_len",
+        "max-model-len is more than the model has",
+        "lower max-model-len to what the model was trained for",
+    ),
+    _rule(
+        r"max_num_batched_tokens \(\d+\) (?:is smaller than max_model_len|must be greater than or equal to)",
+        "max-num-batched-tokens is too small",
+        "raise max-num-batched-tokens, or lower max-model-len and max-num-seqs",
+    ),
+    _rule(
+        r"attention heads \(\d+\) must be divisible by tensor parallel size",
+        "tensor_parallel does not divide the model",
+        "choose a tensor_parallel that divides the number of the model's attention heads",
+    ),
+    _rule(
+        r"bfloat16 is only supported on gpus with|does not support b?float(?:16|32)\. reason"
+        r"|torch\.\w+ is not supported for quantization method",
+        "unsupported dtype",
+        "set args.dtype to one that this GPU and this model work with",
+    ),
+    _rule(
+        r"quantization (?:method|scheme) .*(?:not supported|does not match)|unknown quantization method"
+        r"|no such quantization|(?:invalid|unsupported) quantization",
+        "unsupported quantisation",
+        "choose a checkpoint in a quantisation that this GPU and this engine version can compute",
+    ),
+    _rule(
+        r"lora rank \d+ is greater than max_lora_rank|lora is not enabled|add_lora .*not enabled"
+        r"|does not support lora\b",
+        "LoRA is not set up",
+        "start the engine with enable-lora, and with a max-lora-rank as large as the adapter's",
+    ),
+    _rule(
+        r"sleep mode is not (?:enabled|supported)",
+        "sleep mode is not to be had",
+        "sleep mode needs enable-sleep-mode, and a GPU that it works on",
+    ),
+    _rule(
+        r"trust[_-]remote[_-]code\s*[=`]|contains custom code which must be executed",
+        "the model brings code of its own",
+        "read that code; then allow it with trust-remote-code: true in args",
     ),
     _rule(
         r"cuda (?:error: )?out of memory|outofmemoryerror|cuda_error_out_of_memory|hip out of memory",
@@ -119,6 +164,15 @@ RULES = (
 # What an engine waits for while it runs on, trying again and again; other causes end it.
 FETCHING = ("model cannot be fetched", "model not found", "gated model or no access", "disk full")
 
+# What keeps an engine from starting without any fault of its own, and may pass.
+OUTSIDE = (
+    "address already in use",
+    "listens on its port",
+    "not enough free GPU memory at start",
+    "model cannot be fetched",
+    "disk full",
+)
+
 KILLED = Verdict(
     "killed (out of host memory?)",
     "look for the out-of-memory killer in the kernel's log (dmesg); give the engine less memory",
@@ -158,10 +212,10 @@ def _first(rules: Sequence[Rule], tail: Sequence[str]) -> Verdict | None:
         for line in reversed(tail[-LINES:]):
             match = rule.pattern.search(line)
             if match:
-                return _fill(rule.verdict, match)
+                return _fill(rule.verdict, match)._replace(said=line.strip())
     return None
 
 
 def _fill(found: Verdict, match: re.Match[str]) -> Verdict:
     detail = next((group for group in match.groups() if group), "").strip()
-    return Verdict(*(text.replace("{1}", detail) for text in found))
+    return Verdict(found.cause.replace("{1}", detail), found.hint.replace("{1}", detail))

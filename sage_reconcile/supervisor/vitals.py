@@ -6,6 +6,11 @@ from sage_reconcile.supervisor.probe import Look
 HUNG_FACTOR = 4
 
 
+# So many looks at an engine of which no token was seen are followed by a canary: /health may say 200 where
+# every request fails. Rare enough to cost an idle engine nothing.
+ROUTINE = 30
+
+
 class Vitals:
     """Counts misses. Tokens that move prove that an engine works, however late it answers its probes."""
 
@@ -14,6 +19,7 @@ class Vitals:
         self.stalls = 0
         self._tokens: float | None = None
         self._knows_metrics: bool | None = None
+        self._looks = 0
 
     @property
     def wants_metrics(self) -> bool:
@@ -21,8 +27,9 @@ class Vitals:
         return self._knows_metrics is not False
 
     def wants_canary(self, failures: int) -> bool:
-        """/health answers but requests run without a token: only a request of our own can tell."""
-        return self.stalls >= failures
+        """/health answers but requests run without a token, or none came for long: only a request of our own
+        can tell."""
+        return self.stalls >= failures or self._looks >= ROUTINE
 
     def take(self, look: Look, failures: int) -> str:
         """ "ready", "failing" or "hung" after one more look."""
@@ -33,12 +40,20 @@ class Vitals:
             self._tokens, self._knows_metrics = look.tokens, True
         elif look.is_ok and self._knows_metrics is None:
             self._knows_metrics = False
+        # A canary may wait behind long requests; without counters nobody can tell that from a hang.
+        is_undecided = was_canary and look.is_silent and not self._knows_metrics
+        is_proved = has_moved or (was_canary and (look.is_ok or is_undecided))
+        self._looks = 0 if is_proved else self._looks + 1
         if look.is_ok or has_moved:
             self.misses = 0
             is_stalled = bool(look.running) and is_comparable and not has_moved and not was_canary
             self.stalls = self.stalls + 1 if is_stalled else 0
             return "ready"
-        self.misses += 1
+        if was_canary and look.is_silent:
+            # It waited long, and nothing moved meanwhile: that says as much as many looks.
+            self.misses += 0 if is_undecided else HUNG_FACTOR
+        else:
+            self.misses += 1
         if self.misses >= failures * HUNG_FACTOR:
             return "hung"
         return "failing" if self.misses >= failures else "ready"

@@ -357,7 +357,7 @@ def test_to_sleep_and_awake_again() -> None:
     assert world.calls == ["withdraw l1", "drain l1", "sleep l1"]
     apply = Apply(world, desired(sleeper(EngineState.RUNNING)))
     apply.run()
-    assert world.calls[3:] == ["wake l1", "await chat#0"]
+    assert world.calls[3:] == ["wake l1", "await chat#0", "admit l1"]
     assert apply.routes.ready()["chat"] == ["l1"]
 
 
@@ -378,7 +378,7 @@ def test_no_room_to_wake_is_a_blocked_step_with_the_arithmetic() -> None:
     plan = Apply(world, desired(sleeper(EngineState.RUNNING), guest)).plan
     assert plan.steps == ()
     assert [b.reason for b in plan.blocked] == [
-        "no room to wake up: needs 40,448 MiB more on n1 GPU 0: 19,968 of 81,920 MiB free"
+        "no room to wake up: needs 41,678 MiB more on n1 GPU 0: 19,968 of 81,920 MiB free"
     ]
 
 

@@ -93,6 +93,23 @@ def test_a_replacement_that_does_not_fit_beside_the_old_one_waits_for_its_memory
     world.is_settled()
 
 
+def test_a_remedy_is_an_edit_that_set_takes(gpu_world: World) -> None:
+    world = gpu_world
+    world.write(on_gpu("a", gpu_memory="60GiB", gpus=[0]), on_gpu("b", gpu_memory="60GiB", gpus=[1]))
+    world.apply()
+    world.write(
+        on_gpu("a", gpu_memory="60GiB", gpus=[0], port=world.record("a#0")["mark"]["placement"]["port"]),
+        on_gpu("b", gpu_memory="60GiB", gpus=[1], port=world.record("b#0")["mark"]["placement"]["port"]),
+        on_gpu("c", gpu_memory="30GiB"),
+    )
+    (blocked,) = world.plan()["blocked"]
+    edits = [remedy["set"] for remedy in blocked["remedies"]]
+    assert edits == ["engines.a.state=stopped", "engines.b.state=stopped"]
+    assert f"would go with {edits[0]}: frees 61,440 MiB" in world("plan").failed().out
+    for edit in edits:
+        assert world.plan("--set", edit)["blocked"] == []
+
+
 def test_more_gpus_than_there_are(gpu_world: World) -> None:
     gpu_world.write(on_gpu("a", tensor_parallel=4))
     result = gpu_world("apply", "--yes").failed()

@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 
 def watching(world: World, *options: str) -> Running:
     """A watcher that has made its first pass. Its interval is long: what it notices, it notices otherwise."""
-    watcher = world.start("watch", "sage.yaml", "--interval", "600", *options)
+    watcher = world.start("watch", "sage.yaml", *(options or ("--interval", "600")))
     watcher.says("watching")
     return watcher
 
@@ -117,6 +117,43 @@ def test_once_makes_one_pass(world: World) -> None:
     assert "sage.yaml:1:" in result.out
     assert "nothing is changed until it is mended" in result.out
     world.until_ready("a#0")
+
+
+def test_a_crash_loop_is_left_alone_until_the_file_changes(world: World) -> None:
+    restart = {"max_attempts": 1, "backoff": "10ms"}
+    world.write(engine("a", "--exit-after", "0.3", restart=restart), engine("b"))
+    watcher = watching(world, "--interval", "1")
+    line = watcher.says("a#0: a crash loop, left alone", "tried again when the file changes")
+    world.until_ready("b#0")
+    (told,) = [text for text in world("events").ok().out.splitlines() if "a crash loop" in text]
+    assert "exited with code 3" in told
+    assert "start a#0" not in "".join(watcher.lines[line:])
+    world.write(engine("a", restart=restart), engine("b"))
+    world.until_ready("a#0", "b#0")
+
+
+def test_two_watchers_and_an_apply_mend_one_engine_once(world: World) -> None:
+    world.write(engine("a", "--children", "1", "--stubborn-children"))
+    for _ in range(2):
+        watching(world)
+    before = world.until_ready("a#0")["a#0"]
+    begun = world("events").ok().out.count("start begins")
+    kill(before.supervisor)
+    world.apply()
+    after = world.until_ready("a#0")["a#0"]
+    assert after.launch != before.launch
+    assert world("events").ok().out.count("start begins") == begun + 1
+    world.is_settled()
+
+
+def test_a_watcher_that_was_killed_is_told_of(world: World) -> None:
+    world.write(engine("a"))
+    watcher = watching(world)
+    before = world.until_ready("a#0")
+    watcher.signal(signal.SIGKILL)
+    watcher.end()
+    watching(world).says(f"the watcher before this one (process {watcher.pid}) was killed")
+    assert world.until_ready("a#0") == before
 
 
 def test_a_save_through_a_symbolic_link_is_seen(world: World) -> None:

@@ -153,6 +153,8 @@ class Pids:
 class World:
     """A folder with stack files and a SAGE_HOME, and everything that sage runs for it."""
 
+    sage: tuple[str, ...] = SAGE
+
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
         self.home = home
@@ -181,7 +183,7 @@ class World:
     def __call__(self, *arguments: str | Path, input: str | None = None, **environ: str) -> Result:
         """Runs `sage ARGUMENTS` to its end, without a terminal."""
         done = subprocess.run(
-            [*SAGE, *map(str, arguments)],
+            [*self.sage, *map(str, arguments)],
             cwd=self.folder,
             env=self.environ | environ,
             input=input,
@@ -197,7 +199,7 @@ class World:
     def start(self, *arguments: str | Path, stdin: int = subprocess.DEVNULL, **environ: str) -> Running:
         """Starts `sage ARGUMENTS`, which goes on; it is ended with the test."""
         process = subprocess.Popen(
-            [*SAGE, *map(str, arguments)],
+            [*self.sage, *map(str, arguments)],
             cwd=self.folder,
             env=self.environ | environ,
             stdin=stdin,

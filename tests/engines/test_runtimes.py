@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sage_reconcile.engines.activations import VLLM_CONTEXT_MIB
 from sage_reconcile.engines.base import CommandLine, LaunchContext, render_args
 from sage_reconcile.engines.registry import RUNTIMES, runtime
 from sage_reconcile.model.desired import Device, Kind, LaunchSpec
@@ -90,14 +91,27 @@ def test_what_vllm_is_told_is_what_the_ledger_counts(fields: dict[str, object], 
     assert value(line(one, context(gpus=("0",), total=MIB)), "--gpu-memory-utilization") == flag
     found = runtime("vllm").need_mib(one, MIB)
     assert found is not None
-    assert abs(found - need) <= 1
+    assert abs(found - need - VLLM_CONTEXT_MIB) <= 1
 
 
 def test_vllm_memory_given_in_args_counts_too() -> None:
     one = spec("vllm", args=(("gpu-memory-utilization", 0.3),))
     found = line(one, context(gpus=("0",), total=MIB))
     assert found.argv.count("--gpu-memory-utilization") == 1
-    assert runtime("vllm").need_mib(one, MIB) == int(0.3 * MIB)
+    assert runtime("vllm").need_mib(one, MIB) == int(0.3 * MIB) + VLLM_CONTEXT_MIB
+
+
+def test_vllm_is_told_no_more_than_one_that_fills_nothing_was_counted_with() -> None:
+    """It refuses to start where its share is not free, also when it would leave most of that alone."""
+    where = replace(context(gpus=("0",), total=MIB), counted_mib=4000 + VLLM_CONTEXT_MIB)
+    one = spec("vllm", kind=Kind.EMBEDDING)
+    assert value(line(one, where), "--gpu-memory-utilization") == f"{4000 / MIB:.4g}"
+    given = replace(one, gpu_memory=0.4)
+    assert value(line(given, where), "--gpu-memory-utilization") == "0.4"
+
+
+def test_no_share_makes_an_empty_gpu_too_small() -> None:
+    assert runtime("vllm").need_mib(spec("vllm", gpu_memory=0.995), MIB) == MIB
 
 
 def test_vllm_on_the_cpu_is_told_nothing_about_gpu_memory() -> None:
@@ -128,6 +142,21 @@ def test_the_embedding_server_answers_to_the_name_in_the_file() -> None:
     found = line(spec("sentence-transformers", kind=Kind.EMBEDDING), context("/models/org/name"))
     assert found.argv[2] == "sage_reconcile.embedding.server"
     assert (value(found, "--model"), value(found, "--served-model-name")) == ("/models/org/name", "org/name")
+
+
+@pytest.mark.parametrize(("memory", "share"), [(10_000, 9_400 / MIB), (0.5, 0.5 - 600 / MIB)])
+def test_the_embedding_server_keeps_within_gpu_memory(memory: int | float, share: float) -> None:
+    one = spec("sentence-transformers", kind=Kind.EMBEDDING, gpu_memory=memory)
+    found = line(one, context(gpus=("0",), total=MIB))
+    assert float(value(found, "--gpu-memory-fraction")) == pytest.approx(share, abs=1e-4)
+    own = replace(one, args=(("gpu-memory-fraction", 0.3),))
+    assert line(own, context(gpus=("0",), total=MIB)).argv.count("--gpu-memory-fraction") == 1
+
+
+def test_without_a_limit_or_a_gpu_it_is_given_none() -> None:
+    one = spec("sentence-transformers", kind=Kind.EMBEDDING)
+    for given, where in ((one, context(gpus=("0",), total=MIB)), (replace(one, gpu_memory=0.5), context())):
+        assert "--gpu-memory-fraction" not in line(given, where).argv
 
 
 def test_every_placeholder_of_a_command_is_filled() -> None:

@@ -18,7 +18,7 @@ import pytest
 from gateway import handover, listening
 from gateway.settings import Settings
 from gateway.workers import Workers
-from sage_reconcile import gatewayd
+from sage_reconcile import gatewayd, journal
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.gatewayd import GatewayOptions, GatewayProcess, renewal
 from sage_reconcile.gatewayd.options import worker_records
@@ -142,7 +142,9 @@ def test_a_killed_worker_takes_only_its_own_requests_along(
     assert ready_of(gateway) - pids, "a new one"
     assert worker_records(Home(gateway.home)).keys() == workers_of(gateway.process.pid)
     assert max(len(failures) for failures in hammer.failures) <= 1, hammer.failures
-    assert f"worker {victim} ended by SIGKILL; another one starts" in "".join(gateway.output)
+    told = f"worker {victim} ended by SIGKILL; another one starts"
+    assert told in "".join(gateway.output)
+    assert [e["message"] for e in journal.read(Home(gateway.home)) if e["subject"] == "gateway"] == [told]
 
 
 def ready_of(gateway: Gateway) -> set[int]:

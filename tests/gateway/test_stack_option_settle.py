@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.keys import load_keys
-from gateway.settings import Settings
+from gateway.settings import SessionSettings, Settings
 from sage_reconcile.errors import PermanentError, StackError
 from sage_reconcile.gatewayd.options import GatewayOptions
 from sage_reconcile.gatewayd.settle import Start, is_same_access, settle, settle_again
@@ -163,6 +163,19 @@ def test_origins(tmp_path: Path) -> None:
     assert Settings.from_environ(again.environ).cors_origins == ()
     by_hand = {"SAGE_GATEWAY_CORS": "https://a, https://b"}
     assert Settings.from_environ(settle({}, "", by_hand).environ).cors_origins == ("https://a", "https://b")
+
+
+def test_where_sessions_are_kept(tmp_path: Path) -> None:
+    """What the file says of them alone counts, if it says anything; a secret stays a reference."""
+    environ = {"SAGE_SESSIONS_URL": "sqlite:////a", "SAGE_SESSIONS_MAX_TURNS": "3", "DOOR": "secret"}
+    file = stack(tmp_path, '{sessions: {url: "postgresql://u:${env:DOOR}@h/d", max_bytes: 9}}')
+    start = settle({}, file, environ)
+    assert "secret" not in start.environ["SAGE_GATEWAY_SESSIONS"]
+    told = Settings.from_environ(start.environ).sessions
+    assert (told.url, told.max_turns, told.max_bytes) == ("postgresql://u:${env:DOOR}@h/d", 200, 9)
+    again = settle({}, stack(tmp_path, "{}"), start.environ)
+    assert Settings.from_environ(again.environ).sessions == SessionSettings(True, "sqlite:////a", 3)
+    assert not is_same_access(start.environ, again.environ)
 
 
 @pytest.mark.parametrize(

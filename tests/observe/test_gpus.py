@@ -9,6 +9,7 @@ import pytest
 from sage_reconcile.model.observed import Gap, GpuHolder, ObservedGpu
 from sage_reconcile.observe import gpus
 from sage_reconcile.observe.gpus import MIB, read_gpus
+from sage_reconcile.observe.holders import FIRST_NAMESPACE, holder_name, parents_of, process_name
 
 UNKNOWN_ERROR = 999
 DRIVER_NOT_LOADED = 9
@@ -112,17 +113,41 @@ class FakeNvml:
 
 
 def read(
-    nvml: FakeNvml, environ: Mapping[str, str] | None = None, driver: Path = Path("/nonexistent")
+    nvml: FakeNvml,
+    environ: Mapping[str, str] | None = None,
+    driver: Path = Path("/nonexistent"),
+    proc: Path = Path("/proc"),
 ) -> tuple[tuple[ObservedGpu, ...], tuple[Gap, ...]]:
-    found = read_gpus("here", environ or {}, nvml, driver)
+    found = read_gpus("here", environ or {}, nvml, driver, proc)
     assert nvml.open == 0, "nvmlInit and nvmlShutdown are balanced"
     return found
 
 
-def test_a_gpu_with_its_holders() -> None:
-    pid = os.getpid()
+def process(proc: Path, pid: int, name: str, parent: int = 1, opens: str = "") -> None:
+    """One process of a described /proc; `opens` is a file that it has open."""
+    folder = proc / str(pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "comm").write_text(f"{name}\n")
+    (folder / "cmdline").write_bytes(f"{name}\0".encode())
+    (folder / "stat").write_text(f"{pid} ({name}) S {parent} 1 1 0")
+    if opens:
+        (folder / "fd" / "5").symlink_to(opens)
+
+
+def proc_of(folder: Path, namespace: str = FIRST_NAMESPACE) -> Path:
+    """A described /proc without processes."""
+    (folder / "self" / "ns").mkdir(parents=True)
+    (folder / "self" / "ns" / "pid").symlink_to(namespace)
+    return folder
+
+
+def test_a_gpu_with_its_holders(tmp_path: Path) -> None:
+    pid = 4121
+    proc = proc_of(tmp_path)
+    process(proc, pid, "python3", parent=77)
+    process(proc, 77, "bash")
     gpu = FakeGpu("GPU-a", compute=[Running(pid, 20 * MIB)], graphics=[Running(999_999_999, 3 * MIB)])
-    found, gaps = read(FakeNvml(gpu))
+    found, gaps = read(FakeNvml(gpu), proc=proc)
     assert gaps == ()
     assert found == (
         ObservedGpu(
@@ -132,11 +157,49 @@ def test_a_gpu_with_its_holders() -> None:
             "NVIDIA H100",
             81559,
             100,
-            (GpuHolder(pid, gpus.process_name(pid), 20), GpuHolder(999_999_999, "", 3)),
+            (GpuHolder(pid, "python3", 20), GpuHolder(999_999_999, "", 3)),
             7,
         ),
     )
-    assert found[0].holders[0].name != ""
+    assert [holder.parents for holder in found[0].holders] == [(77,), ()]
+
+
+def test_in_a_container_a_number_counts_only_where_its_process_has_a_gpu_open(tmp_path: Path) -> None:
+    """NVML may tell the host's numbers, and some process here may have the same one."""
+    proc = proc_of(tmp_path, "pid:[4026532999]")
+    process(proc, 10, "stranger", opens="/dev/null")
+    process(proc, 11, "VLLM::EngineCor", opens="/dev/nvidia0")
+    gpu = FakeGpu("GPU-a", compute=[Running(10, 5 * MIB), Running(11, 7 * MIB), Running(12, 9 * MIB)])
+    (found,), _ = read(FakeNvml(gpu), proc=proc)
+    assert [(holder.name, holder.mib) for holder in found.holders] == [
+        ("", 5),
+        ("VLLM::EngineCor", 7),
+        ("", 9),
+    ]
+    assert holder_name(10, proc_of(tmp_path / "other", "pid:[1]")) == ""
+
+
+def test_the_processes_of_this_machine_have_names_and_parents() -> None:
+    assert process_name(os.getpid()) != ""
+    assert parents_of(os.getpid())[0] == os.getppid()
+    assert parents_of(999_999_999) == ()
+
+
+def test_the_holders_of_mig_devices_are_their_own(tmp_path: Path) -> None:
+    proc = proc_of(tmp_path)
+    process(proc, 5, "one")
+    slices = (
+        FakeGpu(
+            "MIG-1", name="H100 MIG 3g.40gb", memory=Memory(40 * MIB, 9 * MIB), compute=[Running(5, 9 * MIB)]
+        ),
+        FakeGpu("MIG-2", name="H100 MIG 3g.40gb", memory=Memory(40 * MIB, 0), graphics=FakeError(3)),
+    )
+    found, gaps = read(FakeNvml(FakeGpu("GPU-a", mig=(1, 1), slices=slices)), proc=proc)
+    assert gaps == ()
+    assert [(gpu.uuid, gpu.total_mib, gpu.used_mib, len(gpu.holders)) for gpu in found] == [
+        ("MIG-1", 40, 9, 1),
+        ("MIG-2", 40, 0, 0),
+    ]
 
 
 def test_compute_and_graphics_of_one_process_count_once() -> None:

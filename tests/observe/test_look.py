@@ -87,6 +87,7 @@ def test_the_record_of_a_launch_tells_its_story(home: Home, launches: Launches) 
         message="the supervisor's word",
         directory=str(directory),
         last_exit=LastExit(50.0, 1, None, True, tail=("last words",)),
+        engine_started=1.0,
     )
 
 

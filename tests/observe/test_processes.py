@@ -13,6 +13,7 @@ from sage_reconcile.model import codec
 from sage_reconcile.observe import ports as ports_module
 from sage_reconcile.observe import processes
 from sage_reconcile.observe.processes import scan
+from sage_reconcile.supervisor import tree
 from tests.observe.launches import Launches, eventually, make_mark
 
 
@@ -34,7 +35,7 @@ def test_nothing_of_ours_is_an_empty_table(home: Home) -> None:
     table = scan(home)
     assert (table.live, table.orphans, table.unreadable) == ((), (), ())
     assert os.getpid() in table.pids
-    assert table.boot_id == processes.boot_id() != ""
+    assert table.boot_id == tree.boot_id() != ""
 
 
 UNMARKED = """
@@ -190,10 +191,7 @@ def test_listening_ports_name_their_holder(home: Home, launches: Launches) -> No
 
 
 def test_ports_that_cannot_be_read_are_said_not_empty() -> None:
-    def denied(kind: str) -> list[object]:
-        raise psutil.AccessDenied(1, "init")
-
-    ports, reason = ports_module.listening(denied)
+    ports, reason = ports_module.listening([Path("/proc/net")])
     assert ports is None
     assert "listening ports cannot be read" in reason
 

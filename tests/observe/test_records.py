@@ -11,6 +11,7 @@ from sage_reconcile.model.desired import LiveSpec, ReplicaId
 from sage_reconcile.model.observed import LOST, Health, LastExit
 from sage_reconcile.model.routing import Route, RoutingTable
 from sage_reconcile.observe import records
+from sage_reconcile.supervisor import tree
 from tests.observe.launches import Launches, make_mark, write_exit
 
 
@@ -102,6 +103,18 @@ def test_a_supervisor_that_could_not_say_how_it_ended(home: Home, launches: Laun
     assert (end.summary, end.at, end.was_ready) == (LOST, 100.0, True)
     write_exit(directory, 101.0, launch=mark.launch, cause="the supervisor failed")
     assert records.last_exits(home)[0][1].cause == "the supervisor failed"
+
+
+def test_a_clock_that_is_set_back_makes_no_old_end_the_newest(home: Home, launches: Launches) -> None:
+    gone = {"pid": 2**22 + 1, "started": 5.0}
+    boot = tree.boot_id()
+    old, new = make_mark(home, launch="l1", port=8901), make_mark(home, launch="l2", port=8901)
+    directory = launches.write_record(old, "exited", since=9000.0, since_up=10.0, boot=boot, supervisor=gone)
+    write_exit(directory, 9000.0, launch="l1", up=11.0)
+    directory = launches.write_record(new, "ready", since=100.0, since_up=30.0, boot=boot, supervisor=gone)
+    write_exit(directory, 9001.0, launch="l2", up=20.0)
+    ((_, end),) = records.last_exits(home)
+    assert (end.cause, end.at) == (LOST, 100.0)
 
 
 @pytest.mark.parametrize("state", ["exited", "ready"])

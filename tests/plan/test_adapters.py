@@ -6,7 +6,8 @@ from typing import Any
 
 from sage_reconcile.adopted import as_desired
 from sage_reconcile.model.actions import Plan, Result, Verdict
-from sage_reconcile.model.desired import Adapter, DesiredEngine, DesiredState, EngineState, Strategy
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, Strategy
 from sage_reconcile.model.observed import Health
 from sage_reconcile.plan.reconcile import reconcile
 from sage_reconcile.stack.file import StackFile
@@ -24,7 +25,7 @@ WIDE = {"name": "wide", "path": "/lora/wide", "rank": 100}
 
 def stack(*lora: dict[str, Any], **fields: Any) -> DesiredState:
     """One vllm engine with these adapters."""
-    engine = {"name": "chat", "model": "m", "gpu_memory": 0.5, "lora": list(lora)} | fields
+    engine = {"name": "chat", "model": "m", "gpu_memory": 0.4, "lora": list(lora)} | fields
     model = Stack.model_validate({"engines": [engine]})
     return resolve(StackFile("demo", {}, None, (), model))  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sage_reconcile.engines.activations import VLLM_CONTEXT_MIB
 from sage_reconcile.engines.modelfiles import model_files
 from sage_reconcile.model.actions import Plan, Verdict
 from sage_reconcile.model.desired import ArgValue, DesiredEngine, DesiredState, Kind
@@ -143,11 +144,11 @@ def test_the_breakdown_adds_up_and_every_gpu_has_its_reason() -> None:
     state = observed(nodes=[node(gpus=[gpu(0), gpu(1, used=70 * GIB), gpu(2, 24 * GIB)])], models=(LLAMA,))
     found = explained(chat(need=40 * GIB), state)
     assert found.estimate is not None
-    assert found.need_mib == 40 * GIB
+    assert found.need_mib == 40 * GIB + VLLM_CONTEXT_MIB
     assert found.estimate.parts.total - found.estimate.parts.context == 40 * GIB
     assert [one.reason for one in found.gpus] == [
         "taken: the tightest fit",
-        f"too little: lacks {30 * GIB:,} MiB",
+        f"too little: lacks {30 * GIB + VLLM_CONTEXT_MIB:,} MiB",
         f"too little: lacks {16 * GIB:,} MiB",
     ]
     lines = text(found)

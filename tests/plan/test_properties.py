@@ -303,3 +303,16 @@ def test_the_world_catches_what_takes_too_much() -> None:
     asyncio.run(launch_both())
     assert len(world.violations) == 3  # the last also starts beside another on its GPU
     assert need(big, world.nodes[0].gpus[0]) == 49152
+
+
+@bounded
+@given(situations())
+def test_the_memory_of_the_steps_adds_up_to_that_of_the_gpu(
+    situation: tuple[FakeWorld, DesiredState],
+) -> None:
+    world, stack = situation
+    for line in reconcile(stack, world.seen()).memory:
+        levels = [line.before_mib, *(step.after_mib for step in line.steps)]
+        assert [step.before_mib for step in line.steps] == levels[:-1]
+        assert levels[-1] == line.after_mib
+        assert all(step.peak_mib <= line.peak_mib for step in line.steps)

@@ -116,6 +116,11 @@ def test_the_schema_accepts_keys(key: dict[str, Any]) -> None:
     assert accepts(stack_schema(), {"engines": [], "gateway": gateway})
 
 
+@pytest.mark.parametrize("url", ["${env:A}", "postgresql://u:${env:A}@h/d", "postgres://h/d", "sqlite:////a"])
+def test_the_schema_accepts_where_sessions_are_kept(url: str) -> None:
+    assert accepts(stack_schema(), {"engines": [], "gateway": {"sessions": {"url": url}}})
+
+
 def test_the_routing_schema_accepts_a_routing_table() -> None:
     backend = Backend("s/a#0@f:l", "s", "a", 0, "http://127.0.0.1:1", "m", "llm")
     table = RoutingTable(routes=(Route("m", "llm", (backend.id,)),), backends=(backend,))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sage_reconcile.errors import StackError
-from sage_reconcile.model.desired import Adapter, DesiredEngine
+from sage_reconcile.model.adapters import Adapter
+from sage_reconcile.model.desired import DesiredEngine
 from sage_reconcile.stack.load import load
 from sage_reconcile.stack.resolve import resolve
 

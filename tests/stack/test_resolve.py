@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_reconcile.model.desired import DesiredEngine, Device, GatewaySpec, KeySpec, LaunchSpec, RouteSpec
+from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec, RouteSpec
+from sage_reconcile.model.gateway import GatewaySpec, KeySpec, SessionsSpec
 from sage_reconcile.stack.load import from_document, load
 from sage_reconcile.stack.resolve import resolve
 
@@ -132,7 +133,7 @@ def test_every_field_of_a_launch_is_set_by_some_pass() -> None:
         for field in fields(LaunchSpec)
         if getattr(engine_of(**given).launch, field.name) != getattr(engine_of().launch, field.name)
     }
-    assert {field.name for field in fields(LaunchSpec)} - reached == {"python", "url", "api_key"}
+    assert {field.name for field in fields(LaunchSpec)} - reached == {"python", "program", "url", "api_key"}
 
 
 LABELS = st.text("abcdefgh", min_size=1, max_size=5)
@@ -201,6 +202,7 @@ gateway:
       admin: true
     - {{name: b, sha256: "{"AB" * 32}"}}
   cors_origins: [https://ui.example]
+  sessions: {{url: "postgresql://u:${{env:KEY}}@h/d", max_turns: 4}}
 engines: []
 """
     (tmp_path / "s.yaml").write_text(text)
@@ -211,4 +213,5 @@ engines: []
         ("${env:KEY}",),
         (KeySpec("a", "${env:KEY}", "", ("chat",), 1, 2, 3, True), KeySpec("b", sha256="ab" * 32)),
         ("https://ui.example",),
+        SessionsSpec(True, "postgresql://u:${env:KEY}@h/d", 4),
     )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,9 +95,18 @@ def test_a_hanging_readiness_request_does_not_outlast_the_startup_timeout(launch
     assert one.record("exit.json")["cause"] == "not ready within 1 s"
 
 
-def test_a_crash_is_followed_by_backoff_and_ready_again(launch: Make, tmp_path: Path) -> None:
+def test_the_first_restart_does_not_wait(launch: Make) -> None:
+    one = launch().live("restart", backoff=3600.0, backoff_max=3600.0).start()
+    one.until_state("ready")
+    first = one.engine_pid()
+    os.kill(first, signal.SIGKILL)
+    until("another engine", lambda: one.record()["restarts"] == 1 and one.engine_pid() != first)
+    assert one.until_state("ready")["next_attempt_at"] is None
+
+
+def test_a_crash_is_followed_by_a_restart_and_ready_again(launch: Make, tmp_path: Path) -> None:
     counter = tmp_path / "starts"
-    one = launch("--counter-file", str(counter)).live("restart", backoff=0.2, backoff_max=0.2).start()
+    one = launch("--counter-file", str(counter)).start()
     one.until_state("ready")
     os.kill(one.engine_pid(), signal.SIGSEGV)
     until("a restart", lambda: one.record()["restarts"] == 1)
@@ -109,11 +119,15 @@ def test_a_crash_is_followed_by_backoff_and_ready_again(launch: Make, tmp_path: 
 def test_backoff_says_what_happens_next_and_can_be_stopped(launch: Make) -> None:
     one = launch().live("restart", backoff=3600.0, backoff_max=3600.0).start()
     one.until_state("ready")
+    first = one.engine_pid()
+    os.kill(first, signal.SIGKILL)
+    until("the first restart, at once", lambda: one.record()["restarts"] == 1)
+    one.until_state("ready")
     os.kill(one.engine_pid(), signal.SIGKILL)
     record = one.until_state("backoff")
     assert record["engine"] is None
     assert record["next_attempt_at"] > record["since"]
-    assert record["message"].startswith("killed by signal 9; restart 1 follows in")
+    assert record["message"].startswith("killed by signal 9; restart 2 follows in")
     one.signal()
     one.until_gone()
     assert one.record("exit.json")["cause"] == "stopped"
@@ -223,7 +237,31 @@ def test_a_stalled_engine_whose_health_says_ok_is_found_and_restarted(launch: Ma
     assert one.record("exit.json")["cause"] == "hung"
 
 
-def test_an_idle_engine_is_never_asked_for_tokens(launch: Make) -> None:
+def test_an_engine_that_refuses_everything_while_its_health_says_ok_is_restarted(
+    launch: Make, tmp_path: Path
+) -> None:
+    refuse = tmp_path / "refuse"
+    one = launch("--refuse-file", str(refuse)).live("health", interval=0.05, failures=1).start()
+    first = one.until_state("ready")["engine"]["pid"]
+    refuse.touch()
+    until("it is killed", lambda: not is_alive(first))
+    refuse.unlink()
+    until("a restart", lambda: one.record()["restarts"] == 1)
+    assert "answered 500" in one.record("exit.json")["hint"]
+
+
+def test_an_engine_that_sleeps_is_not_asked_for_tokens(launch: Make) -> None:
+    one = launch().live("health", interval=0.05, failures=1).start()
+    first = one.until_state("ready")["engine"]["pid"]
+    request = urllib.request.Request(f"http://127.0.0.1:{one.port}/sleep?level=1", data=b"")
+    urllib.request.urlopen(request, timeout=30).close()
+    asked = one.log().count("POST /v1")
+    until("canaries that were due", lambda: one.log().count("GET /is_sleeping") > 1)
+    assert one.log().count("POST /v1") == asked
+    assert one.engine_pid() == first
+
+
+def test_an_idle_engine_is_seldom_asked_for_tokens(launch: Make) -> None:
     one = launch().live("health", interval=0.05, failures=1).start()
     one.until_state("ready")
     until("many probes", lambda: one.log().count("GET /health") > 12)

@@ -23,7 +23,7 @@ from sage_reconcile.supervisor.probe import Client, Look, ask_ready, read_metric
 from sage_reconcile.supervisor.prober import Prober
 from sage_reconcile.supervisor.redact import Redactor
 from sage_reconcile.supervisor.restarts import Restarts
-from sage_reconcile.supervisor.vitals import HUNG_FACTOR, Vitals
+from sage_reconcile.supervisor.vitals import HUNG_FACTOR, ROUTINE, Vitals
 from sage_reconcile.supervisor.watcher import Watcher
 from tests.supervisor.conftest import LIVE, free_port, until
 
@@ -51,8 +51,9 @@ def test_never_more_attempts_nor_longer_waits_than_allowed(
     restarts = Restarts()
     settings = Restart("always", attempts, 100.0, backoff, cap)
     delays = [restarts.next_delay(0.0, was_ready, settings) for _ in range(attempts)]
+    assert delays[:1] in ([], [0.0]), "the first comes at once"
     assert all(
-        delay is not None and 0.0 <= delay <= min(cap, backoff * 2**n) for n, delay in enumerate(delays)
+        delay is not None and 0.0 <= delay <= min(cap, backoff * 2**n) for n, delay in enumerate(delays[1:])
     )
     assert restarts.next_delay(0.0, was_ready, settings) is None
     assert restarts.total == attempts
@@ -121,11 +122,50 @@ def test_a_canary_that_gets_no_answer_leads_to_hung() -> None:
     assert states[-1] == "hung"
 
 
+def test_a_canary_that_waits_in_vain_weighs_as_much_as_many_looks() -> None:
+    vitals = Vitals()
+    for _ in range(4):
+        vitals.take(busy(5), 3)
+    states = [vitals.take(busy(5, is_ok=False)._replace(is_silent=True), 3) for _ in range(3)]
+    assert states == ["failing", "failing", "hung"]
+
+
+def test_an_engine_that_only_refuses_is_found_by_a_canary() -> None:
+    """/health says 200, no request is ever seen to run, and every one fails."""
+    vitals = Vitals()
+    looks = 0
+    while not vitals.wants_canary(2):
+        vitals.take(busy(5, running=0), 2)
+        looks += 1
+    assert looks == ROUTINE
+    refused = busy(5, is_ok=False, running=0)
+    states = [vitals.take(refused, 2) for _ in range(2 * HUNG_FACTOR)]
+    assert states == ["ready"] + ["failing"] * 6 + ["hung"]
+
+
+def test_a_canary_that_is_answered_ends_the_asking() -> None:
+    vitals = Vitals()
+    for _ in range(ROUTINE):
+        vitals.take(busy(5, running=0), 2)
+    assert vitals.take(busy(5, running=0), 2) == "ready"
+    assert not vitals.wants_canary(2)
+
+
+def test_without_counters_a_canary_that_waits_says_nothing() -> None:
+    """It stands behind a long request, perhaps: such engines serve one at a time."""
+    vitals = Vitals()
+    for _ in range(ROUTINE):
+        vitals.take(GOOD, 1)
+    assert vitals.wants_canary(1)
+    assert vitals.take(BAD, 1) == "ready"
+    assert not vitals.wants_canary(1)
+
+
 def test_an_idle_engine_never_stalls() -> None:
     vitals = Vitals()
     for _ in range(100):
         vitals.take(busy(5, running=0), 1)
-    assert not vitals.wants_canary(1)
+    assert vitals.stalls == 0
 
 
 def test_an_engine_without_counters_is_asked_for_them_once() -> None:
@@ -200,8 +240,8 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: BadStatusLine"),
-        (b"", "connection failed: Remote end closed connection without response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unreadable answer: no HTTP: SSH-2.0-OpenSSH_9.2"),
+        (b"", "connection failed: closed without an answer"),
         (http(b"<html>"), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
         (http(b"[" * 100_000), "POST /v1/chat/completions answered 200 with JSON that cannot be read"),
         (http(b"{}"), "answered 200 without a choice"),
@@ -242,6 +282,38 @@ def test_odd_answers_are_not_ready_and_say_why(
 )
 def test_one_token_is_ready(serve: Callable[..., Client], body: bytes) -> None:
     assert ask_ready(serve(http(body)), HEALTH) == GOOD
+
+
+GOOD_BODY = b'{"choices": [{"text": "Hi"}]}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n" + GOOD_BODY,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + http(GOOD_BODY),
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n8;x=y\r\n"
+        + GOOD_BODY[:8]
+        + b"\r\n15\r\n"
+        + GOOD_BODY[8:]
+        + b"\r\n0\r\n\r\n",
+    ],
+)
+def test_every_way_to_end_a_body_is_understood(serve: Callable[..., Client], reply: bytes) -> None:
+    assert ask_ready(serve(reply), HEALTH) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, "unreadable answer: headers that do not end"),
+        (b"HTTP/1.1 200 OK\r\na: " + b"b" * 70_000, "unreadable answer: a line that does not end"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno\r\n", "unreadable answer: chunks that"),
+        (b"HTTP/1.1 2xx OK\r\n\r\n", "unreadable answer: no HTTP: HTTP/1.1 2xx OK"),
+    ],
+)
+def test_what_is_no_http_is_told(serve: Callable[..., Client], reply: bytes, message: str) -> None:
+    assert message in ask_ready(serve(reply), HEALTH).message
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": []}]}', b'{"data": [7]}'])
@@ -298,6 +370,8 @@ vllm:num_requests_running{engine="1"} NaN_is_not_here
 broken line
 """
     assert read_metrics(serve(http(body))) == (115.0, 2.0)
+    cache = b"vllm:generation_tokens_total{} 12.0\nvllm:kv_cache_usage_perc{} 0.25\n"
+    assert read_metrics(serve(http(cache))) == (12.25, None), "a long prompt is read, which fills the cache"
     assert read_metrics(serve(http(b"up 1\n"))) == (None, None)
     assert read_metrics(serve(http(b"", "404 Not Found"))) == (None, None)
 

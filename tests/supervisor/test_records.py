@@ -6,13 +6,14 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sage_reconcile.supervisor.logfile import EngineLog
+from sage_reconcile.supervisor.logfile import QUIET, EngineLog
 from sage_reconcile.supervisor.records import Records, write_atomic
 from tests.supervisor.conftest import Launch, until
 
@@ -125,8 +126,9 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_a_full_disk_costs_output_but_not_the_engine(launch: Make, small_disk: Path) -> None:
+def test_a_full_disk_costs_output_but_not_the_engine(launch: Make, small_disk: Path, tmp_path: Path) -> None:
     one = launch()
+    one.order["mark"]["home"] = str(tmp_path)
     one.directory = small_disk / "launch"
     one.order["directory"] = str(one.directory)
     one.start()
@@ -136,10 +138,22 @@ def test_a_full_disk_costs_output_but_not_the_engine(launch: Make, small_disk: P
     for _ in range(200):
         one.chat()
     size = (one.directory / "engine.log").stat().st_size
+    until("an event", lambda: "output is lost: No space left" in (tmp_path / "events.jsonl").read_text())
     filler.unlink()
     assert one.record()["engine"] == engine
     until("the notice", lambda: "bytes of output are missing here: No space left on device" in one.log())
     assert (one.directory / "engine.log").stat().st_size > size
+
+
+def test_lost_output_is_told_of_at_times(tmp_path: Path) -> None:
+    place = tmp_path / "engine.log"
+    place.mkdir()
+    log = EngineLog(tmp_path, 1 << 20, 1)
+    assert log.take_loss(0.0) == ""
+    for now, told in ((1.0, True), (2.0, False), (2.0 + QUIET, True)):
+        log.write(b"lost")
+        assert bool(log.take_loss(now)) is told
+    assert log.take_loss(100.0) == ""
 
 
 def test_records_that_could_not_be_written_are_written_later(tmp_path: Path) -> None:
@@ -170,6 +184,16 @@ def test_the_supervisor_stays_small(launch: Make) -> None:
     lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
     pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     assert pss < 16 * 1024
+
+
+def test_loads_nothing_large() -> None:
+    """Each of these would be a megabyte in every supervisor."""
+    code = "import sage_reconcile.supervisor.main, sys; print(*sys.modules)"
+    command = [sys.executable, "-S", "-c", f"import sys; sys.modules['ssl'] = None; {code}"]
+    environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    loaded = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.split()
+    assert "sage_reconcile.supervisor.probe" in loaded
+    assert {"http.client", "email", "asyncio", "unicodedata", "encodings.idna", "random"}.isdisjoint(loaded)
 
 
 def test_needs_nothing_but_the_standard_library(launch: Make) -> None:

@@ -156,6 +156,54 @@ CASES = {
         "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory",
         "torch, CUDA and driver do not match",
     ),
+    "mamba": (
+        "ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (524). Reduce max_num_seqs.",
+        "KV cache does not fit",
+    ),
+    "free memory, cpu": (
+        "ValueError: Available memory on node 0 (9.2/23.4 GiB) on startup is less than desired CPU memory "
+        "utilization (0.92, 21.5 GiB).",
+        "not enough free GPU memory at start",
+    ),
+    "longer than trained": (
+        "Value error, User-specified max_model_len (131072) is greater than the derived max_model_len "
+        "(max_position_embeddings=8192 or model_max_length=None in model's config.json).",
+        "max-model-len is more than the model has",
+    ),
+    "batched tokens": (
+        "ValueError: max_num_batched_tokens (2048) is smaller than max_model_len (8192). This limits "
+        "the maximum sequence length to max_num_batched_tokens.",
+        "max-num-batched-tokens is too small",
+    ),
+    "heads": (
+        "Value error, Total number of attention heads (28) must be divisible by tensor parallel size (8).",
+        "tensor_parallel does not divide the model",
+    ),
+    "bfloat16": (
+        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla "
+        "T4 GPU has compute capability 7.5. You can use float16 instead.",
+        "unsupported dtype",
+    ),
+    "quantisation": (
+        "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum capability: "
+        "89. Current capability: 86.",
+        "unsupported quantisation",
+    ),
+    "quantisation scheme": (
+        "RuntimeError: ('Quantization scheme is not supported for ', 'the current GPU. ')",
+        "unsupported quantisation",
+    ),
+    "lora": (
+        "ERROR [core.py:710] RuntimeError: Worker failed with error 'LoRA rank 32 is greater than "
+        "max_lora_rank 16.', please check the stack trace above for the root cause",
+        "LoRA is not set up",
+    ),
+    "sleep": ("ValueError: Sleep mode is not supported on current platform.", "sleep mode is not to be had"),
+    "own code": (
+        "ValueError: The repository org/m contains custom code which must be executed to correctly load the "
+        "model. Please pass the argument `trust_remote_code=True` to allow custom code to be run.",
+        "the model brings code of its own",
+    ),
     "permission": ("PermissionError: [Errno 13] Permission denied: '/models/x'", "permission denied"),
     "disk": ("OSError: [Errno 28] No space left on device: '/root/.cache'", "disk full"),
 }

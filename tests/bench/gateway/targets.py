@@ -151,7 +151,7 @@ def install(targets: Iterable[Target]) -> None:
         _install_debian(debian)
     for target in missing:
         if target.packages:
-            _install_python(target)
+            install_python(target)
 
 
 def _say(text: str) -> None:
@@ -186,7 +186,7 @@ def _no_services(policy: Path = Path("/usr/sbin/policy-rc.d")) -> Iterator[None]
         policy.unlink()
 
 
-def _install_python(target: Target) -> None:
+def install_python(target: Target) -> None:
     """Into an environment of its own; the first of its packages for which the index has all that it needs."""
     folder = peers_folder() / target.name
     _say(f"installing {target.name} into {folder} (minutes) ...")

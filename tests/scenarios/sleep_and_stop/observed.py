@@ -9,5 +9,5 @@ def observed(desired: DesiredState) -> ObservedState:
     from tests.build import observed as state
 
     day, evening, _ = desired.engines
-    gone = running(mark("gone", spec("old/model", need=0.3), id="l3", port=8903))
+    gone = running(mark("gone", spec("old/model", need=0.25), id="l3", port=8903))
     return state(launch_of(day), launch_of(evening, id="l2", port=8902), gone)
