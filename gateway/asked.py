@@ -81,12 +81,13 @@ class Asked:
             return affinity.session_key(self.headers, self.plain)
         return b""
 
-    def for_member(self, member: Member) -> tuple[bytes, bytes]:
-        """Head and body as this backend gets them. Raises RequestError if the model cannot be renamed."""
+    def for_member(self, member: Member, model: str) -> tuple[bytes, bytes]:
+        """Head and body as this backend gets them; `model` is what it is asked for. Raises RequestError if
+        the model cannot be renamed."""
         headers, body, seen = self.headers, self._body, self.seen
-        if member.backend.model != self.model:
+        if model != self.model:
             content_type = seen.get(b"content-type", b"")
-            body = request_body.with_model(self.plain, content_type, member.backend.model)
+            body = request_body.with_model(self.plain, content_type, model)
             headers = [pair for pair in headers if pair[0] != b"content-encoding"]
         lines = heads.to_engine(headers, seen.get(b"connection", b""), self.trace)
         last = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), self.request_id)

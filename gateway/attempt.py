@@ -177,7 +177,9 @@ class Attempt:
         self.connection = connection
         self.exchange.sends += 1
         try:
-            connection.send(self, *self.exchange.asked.for_member(self.member))
+            plan = self.exchange.plan
+            model = (plan and plan.route.model) or self.member.backend.model
+            connection.send(self, *self.exchange.asked.for_member(self.member, model))
         except RequestError as error:
             self.exchange.refuse(error)
 

@@ -38,13 +38,11 @@ class AskedToSwitch(Asked):
         if not self.model:
             raise missing_model()
 
-    def for_member(self, member: Member) -> tuple[bytes, bytes]:
-        """The handshake as this backend gets it; its model by the backend's name."""
+    def for_member(self, member: Member, model: str) -> tuple[bytes, bytes]:
+        """The handshake as this backend gets it; its model by the engine's name."""
         target = self.target
-        if member.backend.model != self.model:
-            pairs = [
-                (name, member.backend.model if name == "model" else value) for name, value in self._query
-            ]
+        if model != self.model:
+            pairs = [(name, model if name == "model" else value) for name, value in self._query]
             target = REALTIME_PATH + b"?" + urlencode(pairs, encoding="latin-1", errors="replace").encode()
         lines = heads.to_engine(self.headers, self.seen.get(b"connection", b""), self.trace)
         last = b"connection: upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import (
     DesiredEngine,
     DesiredState,
@@ -20,6 +21,7 @@ from sage_reconcile.model.desired import (
 from sage_reconcile.model.observed import ObservedLaunch, ObservedState
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import primary
+from sage_reconcile.route.adapters import published_adapters
 
 
 def as_desired(stack: str, observed: ObservedState, stopped: frozenset[str] = frozenset()) -> DesiredState:
@@ -80,13 +82,21 @@ def _engine(
         replicas=1 + max(one.replica.replica for one in launches),
         state=EngineState.STOPPED if is_stopped else EngineState.RUNNING,
         fingerprint=mark.fingerprint,
+        lora=_adapters(launch, observed),
     )
+
+
+def _adapters(launch: ObservedLaunch, observed: ObservedState) -> tuple[Adapter, ...] | None:
+    """The adapters that sage has published, hence loaded; others came by the engine's own flags."""
+    ours = published_adapters(observed.routing, launch.mark.id)
+    found = tuple(adapter for adapter in launch.adapters or () if adapter.name in ours)
+    return found or None
 
 
 def _route(ids: set[str], observed: ObservedState, names: tuple[str, ...]) -> RouteSpec:
     """The route as it was published last; the engine's own names where it was never published."""
     table = observed.routing
-    routes = [r for r in table.routes if ids.intersection(r.backends)] if table else []
+    routes = [r for r in table.routes if ids.intersection(r.backends) and not r.model] if table else []
     backend = next((b for b in table.backends if b.id in ids), None) if table else None
     if not routes or backend is None:
         return RouteSpec(tuple(sorted(set(names))))

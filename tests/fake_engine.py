@@ -26,6 +26,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--model", default="fake")
     p.add_argument("--dim", type=int, default=8)
     p.add_argument("--answer", default="The capital of France is Paris.")
+    p.add_argument("--answer-file", help="the answer, as long as this file exists")
     p.add_argument("--listen-delay", type=float, default=0.0, help="seconds before the port opens")
     p.add_argument("--ready-delay", type=float, default=0.0, help="seconds in which generation answers 503")
     p.add_argument("--request-delay", type=float, default=0.0, help="seconds that every generation takes")
@@ -51,6 +52,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--dies-with-children", action="store_true", help="ends when one of its workers does")
     p.add_argument("--stubborn-children", action="store_true", help="workers ignore SIGTERM, in own sessions")
     p.add_argument("--ignore-sigterm", action="store_true")
+    p.add_argument("--enable-lora", action="store_true", help="adapters may be loaded, as vLLM does it")
+    p.add_argument("--lora-refusal", help="every adapter is refused with these words")
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("--counter-file", help="one line is appended at every start")
     p.add_argument("--fail-starts", type=int, default=0, help="exit 1 while --counter-file has so few lines")
@@ -60,6 +63,7 @@ def parse() -> argparse.Namespace:
 ARGS = parse()
 STARTED = time.monotonic()
 STATE = {"generations": 0, "running": 0, "tokens": 0, "asleep": 0}
+ADAPTERS: dict[str, str] = {}
 LOCK = threading.Lock()
 
 
@@ -68,6 +72,13 @@ def vector(text: str, dim: int) -> list[float]:
     values = [int.from_bytes(raw[4 * i : 4 * i + 4], "big") / 2**32 for i in range(dim)]
     norm = sum(v * v for v in values) ** 0.5
     return [v / norm for v in values]
+
+
+def said() -> str:
+    if ARGS.answer_file and os.path.exists(ARGS.answer_file):
+        with open(ARGS.answer_file, encoding="utf-8") as file:
+            return file.read()
+    return str(ARGS.answer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -103,7 +114,10 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(500, {"error": {"message": "no cache to list", "type": "server_error"}})
         elif self.path == "/v1/models":
             entry = {"id": ARGS.model, "object": "model", "root": os.environ.get("FAKE_ROOT", ARGS.model)}
-            self.reply(200, {"object": "list", "data": [entry]})
+            adapters = [
+                {"id": n, "object": "model", "root": p, "parent": ARGS.model} for n, p in ADAPTERS.items()
+            ]
+            self.reply(200, {"object": "list", "data": [entry, *adapters]})
         elif self.path == "/metrics":
             text = (
                 f"vllm:num_requests_running {STATE['running']}\n"
@@ -126,6 +140,9 @@ class Handler(BaseHTTPRequestHandler):
             ARGS.error_status = 500 if ARGS.wakes_broken else ARGS.error_status
             self.reply(200, {})
             return
+        if self.path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            self.adapt(json.loads(body))
+            return
         self.hang()
         with LOCK:
             STATE["generations"] += 1
@@ -141,6 +158,28 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with LOCK:
                 STATE["running"] -= 1
+
+    def adapt(self, request: dict[str, str]) -> None:
+        """What vLLM answers to requests that load and unload adapters."""
+        name, path = request["lora_name"], request.get("lora_path", "")
+        is_allowed = ARGS.enable_lora and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "True"
+        if not is_allowed:
+            self.reply(404, {"detail": "Not Found"})
+        elif self.path == "/v1/unload_lora_adapter" and name not in ADAPTERS:
+            self.refuse(404, f"The lora adapter '{name}' cannot be found.")
+        elif self.path == "/v1/unload_lora_adapter":
+            del ADAPTERS[name]
+            self.reply(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "text/plain")
+        elif name in ADAPTERS:
+            self.refuse(400, f"The lora adapter '{name}' has already been loaded.")
+        elif ARGS.lora_refusal or not os.path.exists(os.path.join(path, "adapter_model.safetensors")):
+            self.refuse(404, ARGS.lora_refusal or f"Loading lora {name} failed: No adapter found for {path}")
+        else:
+            ADAPTERS[name] = path
+            self.reply(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain")
+
+    def refuse(self, status: int, message: str) -> None:
+        self.reply(status, {"error": {"message": message, "type": "NotFoundError", "code": status}})
 
     def generate(self, request: dict[str, object], raw: bytes, count: int) -> None:
         if ARGS.die_on_request or count == ARGS.die_on_request_number:
@@ -158,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         if time.monotonic() - STARTED < ARGS.ready_delay:
             self.reply(503, {"error": {"message": "loading", "type": "unavailable"}})
             return
-        if request.get("model") != ARGS.model:
+        if request.get("model") not in (ARGS.model, *ADAPTERS):
             self.reply(400, {"error": {"message": f"unknown model {request.get('model')}", "type": "x"}})
             return
         if ARGS.no_chat and self.path == "/v1/chat/completions":
@@ -176,15 +215,16 @@ class Handler(BaseHTTPRequestHandler):
             options = request.get("stream_options")
             self.stream(has_usage=isinstance(options, dict) and bool(options.get("include_usage")))
         else:
-            message = {"role": "assistant", "content": ARGS.answer}
-            choice = {"index": 0, "message": message, "text": ARGS.answer, "finish_reason": "stop"}
+            answer = said()
+            message = {"role": "assistant", "content": answer}
+            choice = {"index": 0, "message": message, "text": answer, "finish_reason": "stop"}
             self.reply(
                 200,
                 {
                     "id": "chatcmpl-1",
                     "object": "chat.completion",
                     "created": 1,
-                    "model": ARGS.model,
+                    "model": request.get("model"),
                     "choices": [choice],
                     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
                     "echo": {"path": self.path, "body": raw.decode(), "headers": dict(self.headers)},

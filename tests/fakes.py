@@ -15,6 +15,7 @@ from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.apply.hands import LaunchFailed, Started
 from sage_reconcile.errors import TransientError
 from sage_reconcile.model.actions import Launch, Outcome, Plan, Step
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import DesiredState, LaunchSpec, LiveSpec
 from sage_reconcile.model.observed import (
     Demand,
@@ -55,6 +56,7 @@ class FakeProcess:
     started: float
     health: Health = Health.STARTING
     held: dict[str, int] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
     woken_at: float = 0.0
 
     @property
@@ -76,6 +78,7 @@ class Script:
     never_drained: set[str] = field(default_factory=set)
     sleepless: set[str] = field(default_factory=set)
     does_not_wake: set[str] = field(default_factory=set)
+    broken_adapters: set[str] = field(default_factory=set)
     loading: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
@@ -194,8 +197,14 @@ class FakeWorld:
             since=process.started,
             live=process.live,
             gpu_mib=tuple(sorted(process.held.items())),
+            adapters=self._adapters(process),
             woken_at=process.woken_at,
         )
+
+    def _adapters(self, process: FakeProcess) -> tuple[Adapter, ...] | None:
+        if not process.mark.spec.takes_adapters or process.health is not Health.READY:
+            return None
+        return tuple(sorted(Adapter(name, path) for name, path in process.adapters.items()))
 
     # Hands
 
@@ -290,6 +299,25 @@ class FakeWorld:
         self._take(process)
         process.health = Health.READY
         process.woken_at = self.at
+
+    async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
+        self.calls.append(f"load {adapter.name} into {launch.mark.launch}")
+        await self._turns()
+        process = self.processes[self._ours(launch.mark).launch]
+        assert process.mark.spec.takes_adapters, f"{process.engine} was started without --enable-lora"
+        assert process.health is Health.READY, f"{process.engine} is {process.health}"
+        if adapter.path in self.script.broken_adapters:
+            raise TransientError(f"{launch.mark.replica.short} did not load LoRA adapter {adapter.name}")
+        process.adapters[adapter.name] = adapter.path
+
+    async def unload_adapter(self, launch: ObservedLaunch, adapter: Adapter) -> None:
+        self.calls.append(f"unload {adapter.name} from {launch.mark.launch}")
+        await self._turns()
+        process = self.processes[self._ours(launch.mark).launch]
+        routes = self.routing.routes if self.routing else ()
+        if any(route.name == adapter.name and launch.mark.id in route.backends for route in routes):
+            self.violations.append(f"{adapter.name} is unloaded while requests are sent to it")
+        process.adapters.pop(adapter.name, None)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return f"{launch.mark.replica.short} is loading"

@@ -3,17 +3,20 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from sage_reconcile.apply.adapting import load_adapter, unload_adapter
 from sage_reconcile.apply.hands import Hands, LaunchFailed, Started
 from sage_reconcile.apply.routes import Routes
+from sage_reconcile.apply.run import Run
 from sage_reconcile.errors import ReconcileError, TransientError
 from sage_reconcile.model.actions import (
     Action,
     AwaitReady,
     Drain,
     Launch,
+    LoadLora,
     Outcome,
     Plan,
     Reap,
@@ -22,6 +25,7 @@ from sage_reconcile.model.actions import (
     Sleep,
     Step,
     Stop,
+    UnloadLora,
     UpdateLive,
     Verdict,
     Wake,
@@ -48,20 +52,6 @@ class Options:
     wait: bool = True
     timeout: float | None = None
     rollback: bool = True
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one step has done so far."""
-
-    step: Step
-    started: Started | None = None
-    is_ready: bool = False
-    withdrawn: list[ObservedLaunch] = field(default_factory=list)
-    stopped: list[ObservedLaunch] = field(default_factory=list)
-    asleep: list[ObservedLaunch] = field(default_factory=list)
-    is_ending: bool = False
-    is_busy: bool = False
 
 
 _DEFAULT = Options()
@@ -110,7 +100,7 @@ class Executor:
 
     async def _step(self, step: Step) -> Outcome:
         self._progress.started(step)
-        run = _Run(step)
+        run = Run(step)
         begin = time.monotonic()
         try:
             # Before anything is stopped for it: what cannot start replaces nothing.
@@ -128,9 +118,11 @@ class Executor:
             return outcome
         except _InterruptedError:
             return Outcome(step, Result.SKIPPED, "interrupted; the engine goes on loading", 0.0)
+        if run.complaints:
+            return Outcome(step, Result.FAILED, "; ".join(run.complaints), time.monotonic() - begin)
         return Outcome(step, Result.DONE, "", time.monotonic() - begin)
 
-    async def _act(self, run: _Run, action: Action) -> None:
+    async def _act(self, run: Run, action: Action) -> None:
         match action:
             case Launch():
                 self._say(run, "starting")
@@ -148,10 +140,16 @@ class Executor:
                 await self._hands.reap(orphan)
             case Sleep(launch):
                 await self._sleep(run, launch)
+            case LoadLora(adapter, launch):
+                self._say(run, f"loading adapter {adapter.name}", launch)
+                await load_adapter(self._hands, run, action)
+            case UnloadLora(launch, adapter):
+                self._say(run, f"unloading adapter {adapter.name}", launch)
+                await unload_adapter(self._hands, run, action)
             case Drain() | Stop() | Wake():
                 await self._leave_or_come(run, action)
 
-    async def _withdraw(self, run: _Run, launch: ObservedLaunch) -> None:
+    async def _withdraw(self, run: Run, launch: ObservedLaunch) -> None:
         run.withdrawn.append(launch)
         try:
             await self._routes.withdraw(launch)
@@ -160,7 +158,7 @@ class Executor:
             if run.step.verdict is not Verdict.STOP:
                 raise
 
-    async def _leave_or_come(self, run: _Run, action: Drain | Stop | Wake) -> None:
+    async def _leave_or_come(self, run: Run, action: Drain | Stop | Wake) -> None:
         launch = action.launch
         match action:
             case Drain(_, timeout, is_required):
@@ -179,7 +177,7 @@ class Executor:
                 self._say(run, "waking", launch)
                 await self._hands.wake(launch)
 
-    async def _sleep(self, run: _Run, launch: ObservedLaunch | None) -> None:
+    async def _sleep(self, run: Run, launch: ObservedLaunch | None) -> None:
         if launch is not None and run.step.verdict is Verdict.REPLACE:
             await self._put_aside(run, launch)
             return
@@ -190,7 +188,7 @@ class Executor:
         self._say(run, "putting to sleep", target)
         await self._hands.sleep(target)
 
-    async def _put_aside(self, run: _Run, old: ObservedLaunch) -> None:
+    async def _put_aside(self, run: Run, old: ObservedLaunch) -> None:
         """Lets the old one sleep until the new one is there; one that does not free its memory is stopped."""
         self._say(run, "putting to sleep", old)
         try:
@@ -200,10 +198,10 @@ class Executor:
         else:
             run.asleep.append(old)
 
-    def _say(self, run: _Run, doing: str, launch: Started | ObservedLaunch | None = None) -> None:
+    def _say(self, run: Run, doing: str, launch: Started | ObservedLaunch | None = None) -> None:
         self._progress.acting(run.step, doing, launch)
 
-    async def _await_ready(self, run: _Run, action: AwaitReady) -> None:
+    async def _await_ready(self, run: Run, action: AwaitReady) -> None:
         is_replacement = run.step.verdict is Verdict.REPLACE
         if not self._options.wait and not is_replacement:
             return
@@ -231,7 +229,7 @@ class Executor:
                 with contextlib.suppress(asyncio.CancelledError, ReconcileError):
                     await task
 
-    async def _roll_back(self, run: _Run) -> tuple[bool, str]:
+    async def _roll_back(self, run: Run) -> tuple[bool, str]:
         """Undoes a failed step: the new launch is ended, the old one serves again. (done, what in words)"""
         if run.started is not None and run.is_ready:
             return False, "the new engine is ready and goes on"
@@ -254,13 +252,13 @@ class Executor:
         except ReconcileError as error:
             return False, f"rolling back failed too: {error}"
 
-    async def _restore(self, run: _Run) -> tuple[bool, str]:
+    async def _restore(self, run: Run) -> tuple[bool, str]:
         for launch in run.withdrawn:
             await self._routes.restore(launch)
         which = "the old one" if run.step.verdict is Verdict.REPLACE else "it"
         return True, f"{which} goes on serving"
 
-    async def _wake_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
+    async def _wake_again(self, run: Run, old: ObservedLaunch) -> tuple[bool, str]:
         """Wakes the old one; if that fails it is started again."""
         self._say(run, "rolling back: waking the old one", old)
         try:
@@ -273,7 +271,7 @@ class Executor:
             await self._routes.restore(launch)
         return True, "the old one was woken and serves again"
 
-    async def _start_again(self, run: _Run, old: ObservedLaunch) -> tuple[bool, str]:
+    async def _start_again(self, run: Run, old: ObservedLaunch) -> tuple[bool, str]:
         """Starts the old launch spec, which the old launch carried with it."""
         if not self._options.rollback:
             return False, "the old one was stopped and --no-rollback was given"
@@ -286,6 +284,8 @@ class Executor:
         again = await self._hands.launch(order)
         self._say(run, "rolling back: waiting until the old one answers", again)
         await self._hands.await_ready(again, order.live.health.startup_timeout)
+        for adapter in old.adapters or ():
+            await self._hands.load_adapter(again, adapter)
         await self._routes.publish()
         return True, "rolled back to what ran before"
 

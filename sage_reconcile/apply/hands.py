@@ -5,6 +5,7 @@ from typing import Protocol
 
 from sage_reconcile.errors import ReconcileError
 from sage_reconcile.model.actions import Launch
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedLaunch, Orphan
 
@@ -72,6 +73,15 @@ class Hands(Protocol):
 
     async def wake(self, launch: ObservedLaunch) -> None:
         """Lets the engine take its GPU memory again; when it returns, it has answered a real request."""
+        ...
+
+    async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
+        """Returns once the engine has the adapter loaded from its path, be it that it had. Raises
+        TransientError with the engine's own words where it does not take it."""
+        ...
+
+    async def unload_adapter(self, launch: ObservedLaunch, adapter: Adapter) -> None:
+        """Returns once the engine has it no more."""
         ...
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:

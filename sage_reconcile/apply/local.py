@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_reconcile import secrets
-from sage_reconcile.apply import naps, processes
+from sage_reconcile.apply import adapters, naps, processes
 from sage_reconcile.apply.environment import (
     engine_environment,
     launch_context,
@@ -29,6 +29,7 @@ from sage_reconcile.errors import PermanentError, TransientError
 from sage_reconcile.home import WOKEN, Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.actions import Launch
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Mark, ObservedGpu, ObservedLaunch, Orphan, Placement
 from sage_reconcile.supervisor import spawn
@@ -243,6 +244,12 @@ class LocalHands:
         await naps.wake(launch)
         with contextlib.suppress(OSError):  # it only explains, and the engine is awake
             (Path(launch.directory) / WOKEN).touch(mode=0o600)
+
+    async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
+        await adapters.load(launch, adapter)
+
+    async def unload_adapter(self, launch: ObservedLaunch, adapter: Adapter) -> None:
+        await adapters.unload(launch, adapter)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return next(iter(self._tail(launch, 1)), "")

@@ -1,6 +1,7 @@
 """An engine goes to sleep and proves that its GPU memory is back; it wakes and proves that it answers."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from sage_reconcile.apply.hands import Started
 from sage_reconcile.errors import TransientError
 from sage_reconcile.model.desired import Kind
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch
-from sage_reconcile.supervisor.order import Health, Target
+from sage_reconcile.supervisor.order import Canary, Health, Target
 from sage_reconcile.supervisor.probe import Client, Look, ask_ready
 
 Launched = Started | ObservedLaunch
@@ -45,15 +46,21 @@ async def wake(launch: ObservedLaunch) -> None:
     await _post(launch, "/wake_up")
     look = await asyncio.to_thread(_ask, launch)
     if not look.is_ok:
+        if look.canary:
+            # Awake it would be routed to; asleep it can be looked at.
+            with contextlib.suppress(TransientError):
+                await _post(launch, "/sleep?level=1")
         name = launch.mark.replica.short
-        raise TransientError(f"{name} was woken, but does not answer: {look.message}")
+        raise TransientError(f"{name} was woken, but does not answer as it should: {look.message}")
 
 
 def _ask(launch: ObservedLaunch) -> Look:
     mark = launch.mark
     kind = launch.live.health.probe.value if launch.live else _PROBES[mark.spec.kind]
     target = Target(mark.placement.host, mark.placement.port, mark.model, {})
-    health = Health(kind, "/health", REQUEST_S, REQUEST_S, REQUEST_S, 1)
+    asked = launch.live.health.canary if launch.live else None
+    canary = Canary(asked.prompt, asked.expect, asked.max_tokens) if asked else None
+    health = Health(kind, "/health", REQUEST_S, REQUEST_S, REQUEST_S, 1, canary)
     return ask_ready(Client(target, REQUEST_S), health)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from sage_reconcile.apply.hands import Hands, Started
 from sage_reconcile.model.actions import Launch
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import LiveSpec
 from sage_reconcile.model.observed import Health, Mark, ObservedLaunch, Orphan
 
@@ -53,6 +54,12 @@ class TimedHands:
         begun = self._clock()
         await self._hands.wake(launch)
         await self._note(launch.mark, "wake", self._clock() - begun)
+
+    async def load_adapter(self, launch: Started | ObservedLaunch, adapter: Adapter) -> None:
+        await self._hands.load_adapter(launch, adapter)
+
+    async def unload_adapter(self, launch: ObservedLaunch, adapter: Adapter) -> None:
+        await self._hands.unload_adapter(launch, adapter)
 
     def last_line(self, launch: Started | ObservedLaunch) -> str:
         return self._hands.last_line(launch)

@@ -20,6 +20,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("logs", "sage_reconcile.cli.logs:logs", "Show what an engine prints."),
     ("stop", "sage_reconcile.cli.stop:stop", "Stop engines now, without editing a file."),
     ("restart", "sage_reconcile.cli.stop:restart", "Give engines new processes, unchanged."),
+    ("lease", "sage_reconcile.cli.lease:lease", "Keep engines off a GPU for a while."),
     ("facts", "sage_reconcile.cli.facts:facts", "List what was measured of engines."),
     ("events", "sage_reconcile.cli.events:events", "Show what happened."),
     ("history", "sage_reconcile.cli.history:history", "List what was applied."),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from sage_reconcile import journal
+from sage_reconcile import journal, leases
 from sage_reconcile.apply.execute import Executor, Options
 from sage_reconcile.applying import Applied, Noted, remember
 from sage_reconcile.bell import Bell
@@ -150,6 +150,7 @@ class HostWork:
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
         begun = time.time()
+        await asyncio.to_thread(leases.end_over, self.home, begun)
         self._known = who_waits(self.home)  # before the look, which then knows of them
         observed = await self._host.eyes.look(desired)
         for replica, reason in self._loops.note(observed, desired, stack.document, time.monotonic()):
@@ -215,8 +216,13 @@ class HostWork:
         )
 
     def pulse(self) -> dict[object, object]:
-        """Which of the known supervisors live, and when their records were last written."""
-        return {(pid, folder): (tree.is_alive(pid), _written(folder)) for pid, folder in self._launches}
+        """Which of the known supervisors live, when their records were last written, and what is leased."""
+        now = time.time()
+        beats: dict[object, object] = {
+            (pid, folder): (tree.is_alive(pid), _written(folder)) for pid, folder in self._launches
+        }
+        beats["leases"] = [lease for lease in leases.read(self._home)[0] if lease.until > now]
+        return beats
 
     def is_asked(self) -> bool:
         """What a plan under way changes is asked for in vain: whoever waits for that is known soon enough."""

@@ -43,6 +43,8 @@ class Vllm:
         env = {"VLLM_NO_USAGE_STATS": "1", **gpu_environment(spec, context), **hub_environment(context)}
         if spec.can_sleep:
             env["VLLM_SERVER_DEV_MODE"] = "1"
+        if spec.takes_adapters:
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
         name = served[0] if isinstance(served, tuple) else served
         return CommandLine(tuple(argv), frozen_env(env), str(name) if name else spec.model)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId, Strategy
 from sage_reconcile.model.observed import Gap, ObservedLaunch, Orphan, Placement
 
@@ -109,7 +110,36 @@ class Wake:
     launch: ObservedLaunch
 
 
-Action = Launch | AwaitReady | Reroute | Withdraw | Drain | Stop | Reap | UpdateLive | Sleep | Wake
+@dataclass(frozen=True, slots=True)
+class LoadLora:
+    """Load an adapter into `launch`, or the one that this step made."""
+
+    adapter: Adapter
+    launch: ObservedLaunch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadLora:
+    """Take an adapter out of a running engine; no request is sent to it any more."""
+
+    launch: ObservedLaunch
+    adapter: Adapter
+
+
+Action = (
+    Launch
+    | AwaitReady
+    | Reroute
+    | Withdraw
+    | Drain
+    | Stop
+    | Reap
+    | UpdateLive
+    | Sleep
+    | Wake
+    | LoadLora
+    | UnloadLora
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +209,13 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A replica that stays as it is; `verdict` is KEEP or HOLD."""
+    """A replica that stays as it is; `verdict` is KEEP or HOLD. `lacks_place`: held for want of a GPU, while
+    one is leased."""
 
     replica: ReplicaId
     verdict: Verdict
     reason: str = ""
+    lacks_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
 """What the stack file asks for, as values. Pure: made by stack.resolve, read by the planner."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TypeGuard
 
 from sage_reconcile.model import codec
+from sage_reconcile.model.adapters import LORA_RANK, Adapter
+from sage_reconcile.model.gateway import GatewaySpec
 
 ArgValue = str | int | float | bool | None | tuple[str | int | float, ...]
 
@@ -119,6 +122,11 @@ class LaunchSpec:
         return self.url is not None
 
     @property
+    def takes_adapters(self) -> bool:
+        """Whether LoRA adapters can be loaded while it runs."""
+        return self.runtime == "vllm" and dict(self.args).get("enable-lora") not in (None, False)
+
+    @property
     def base_url(self) -> str:
         """`url` without a trailing slash or the /v1 that clients are used to write; "" if there is none."""
         return (self.url or "").rstrip("/").removesuffix("/v1").rstrip("/")
@@ -133,6 +141,15 @@ class PlacementSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CanarySpec:
+    """A question whose greedy answer of at most `max_tokens` tokens must have `expect` in it."""
+
+    prompt: str
+    expect: str
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSpec:
     """Probe settings; times in seconds."""
 
@@ -142,6 +159,7 @@ class HealthSpec:
     interval: float = 10.0
     timeout: float = 5.0
     failures: int = 3
+    canary: CanarySpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +224,12 @@ class OnDemandSpec:
 
 @dataclass(frozen=True, slots=True)
 class DesiredEngine:
-    """One entry of `engines`, resolved. `after` names the engines of `depends_on`."""
+    """One entry of `engines`, resolved. `after` names the engines of `depends_on`. Where `lora` is None, the
+    adapters of the engine are no business of sage: its own flags may name some.
+
+    `sized` are flags of `launch.args` that sage itself sized for the adapters of `lora`, see
+    `is_embodied_by`.
+    """
 
     name: str
     launch: LaunchSpec
@@ -219,46 +242,22 @@ class DesiredEngine:
     after: tuple[str, ...] = ()
     fingerprint: str = ""
     on_demand: OnDemandSpec | None = None
+    lora: tuple[Adapter, ...] | None = None
+    sized: tuple[str, ...] = ()
 
+    def is_embodied_by(self, fingerprint: str, spec: LaunchSpec) -> bool:
+        """Whether a process of this launch spec is what the file asks for.
 
-@dataclass(frozen=True, slots=True)
-class KeySpec:
-    """One entry of `gateway.keys`: a reference to the key, or its digest (64 hex digits); the other is "".
-
-    Limits of 0 are none, no `models` are all.
-    """
-
-    name: str
-    key: str = ""
-    sha256: str = ""
-    models: tuple[str, ...] = ()
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    max_concurrent: int = 0
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SessionsSpec:
-    """Where the gateway keeps conversations. `url` has references to its secrets, "" is SAGE_HOME/sage.db."""
-
-    enabled: bool = True
-    url: str = ""
-    max_turns: int = 200
-    max_bytes: int = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySpec:
-    """The `gateway` section. `api_keys` are references; without them and `keys`, SAGE_API_KEYS counts."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    api_keys: tuple[str, ...] = ()
-    keys: tuple[KeySpec, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    sessions: SessionsSpec | None = None
+        One that was sized for other adapters is, if it takes those of now: an adapter that comes or goes is
+        no reason for a new process. Slots (max-loras) that are too few only make adapters take turns.
+        """
+        if fingerprint == self.fingerprint or not self.sized:
+            return fingerprint == self.fingerprint
+        own, there = dict(self.launch.args), dict(spec.args)
+        rank, needed = there.get(LORA_RANK), own.get(LORA_RANK)
+        if LORA_RANK in self.sized and not (_is_count(rank) and _is_count(needed) and rank >= needed):
+            return False
+        return _without(spec, self.sized) == _without(self.launch, self.sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +266,18 @@ class DesiredState:
 
     stack: str
     engines: tuple[DesiredEngine, ...]
-    gateway: GatewaySpec = GatewaySpec()
+    gateway: GatewaySpec = field(default_factory=GatewaySpec)
 
     def engine(self, name: str) -> DesiredEngine | None:
         return next((engine for engine in self.engines if engine.name == name), None)
+
+
+def _is_count(value: ArgValue) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _without(launch: LaunchSpec, flags: tuple[str, ...]) -> LaunchSpec:
+    return replace(launch, args=tuple(pair for pair in launch.args if pair[0] not in flags))
 
 
 LATER = ("program",)

@@ -1,8 +1,10 @@
 """What is really there, as values. `at` is the one clock that a planner may read (epoch seconds)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sage_reconcile.model.adapters import Adapter
 from sage_reconcile.model.desired import LaunchSpec, LiveSpec, ReplicaId
 from sage_reconcile.model.facts import Fact
 from sage_reconcile.model.modelfiles import ModelFiles
@@ -94,7 +96,8 @@ class LastExit:
 class ObservedLaunch:
     """One launch that is ours: its supervisor lives. `gpu_mib` maps GPU UUID to MiB that NVML measured.
 
-    `live` is None where the supervisor's record could not be read. Times in epoch seconds; `woken_at` is 0.0
+    `live` is None where the supervisor's record could not be read. `adapters` are those that the engine says
+    it has loaded, None where it takes none or was not to be asked. Times in epoch seconds; `woken_at` is 0.0
     where it never slept. `versions` are of the packages that it runs, as far as they are known.
     """
 
@@ -112,6 +115,7 @@ class ObservedLaunch:
     message: str = ""
     directory: str = ""
     last_exit: LastExit | None = None
+    adapters: tuple[Adapter, ...] | None = None
     woken_at: float = 0.0
     engine_started: float | None = None
     versions: tuple[tuple[str, str], ...] = ()
@@ -203,6 +207,25 @@ class ObservedNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A GPU (its UUID) that is left alone until `until`, epoch seconds; `ends` says the same in words.
+
+    `may_sleep`: engines that can sleep stay there asleep, with what that keeps of the memory.
+    """
+
+    gpu: str
+    until: float
+    ends: str
+    who: str
+    reason: str
+    may_sleep: bool = False
+    version: int = 1
+
+    def __str__(self) -> str:
+        return f"leased to {self.who} until {self.ends}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalHealth:
     """What probing an external engine gave; `message` goes on after its name: "does not answer: ..."."""
 
@@ -248,9 +271,16 @@ class ObservedState:
     routing: RoutingTable | None = None
     is_described: bool = False
     models: tuple[ModelFiles, ...] = ()
+    leases: tuple[Lease, ...] = ()
     demand: tuple[Demand, ...] | None = None
     programs: tuple[str, ...] | None = None
     facts: tuple[Fact, ...] = ()
+
+    def lease_of(self, gpus: Iterable[str]) -> Lease | None:
+        """The lease of any of these GPUs (UUIDs) that has not ended, the one that lasts longest."""
+        wanted = frozenset(gpus)
+        found = (lease for lease in self.leases if lease.gpu in wanted and lease.until > self.at)
+        return max(found, key=lambda lease: (lease.until, lease.gpu), default=None)
 
     @property
     def gpus(self) -> tuple[ObservedGpu, ...]:

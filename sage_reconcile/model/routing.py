@@ -48,7 +48,8 @@ class Route:
     `policy` picks the backend. Requests wait while every backend has as many as it takes, `queue_size` of
     them at most, each for `queue_timeout` at most; `queue_policy` says who is next. `hold` is the wait while
     no backend is ready. `first_byte_timeout` is what the beginning of a reply may take and `idle_timeout` the
-    pause between two pieces of it; 0 is no limit. `stack` is the one that offers the name: it tells whose a
+    pause between two pieces of it; 0 is no limit. `model` is what the engine is asked for, where that is not
+    the backend's own model: a LoRA adapter. `stack` is the one that offers the name: it tells whose a
     route without backends is. `on_demand` is the engine of that stack that is started, or woken, when a
     request is held for this name; "" for none.
     """
@@ -65,6 +66,7 @@ class Route:
     queue_timeout: float = 60.0
     first_byte_timeout: float = 0.0
     idle_timeout: float = 0.0
+    model: str = ""
     on_demand: str = ""
 
 

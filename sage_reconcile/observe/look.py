@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from sage_reconcile import facts
+from sage_reconcile import facts, leases
 from sage_reconcile.home import Home
 from sage_reconcile.model import codec
 from sage_reconcile.model.desired import DesiredState, HealthSpec, Kind, LaunchSpec, ProbeKind, ReplicaId
@@ -23,6 +23,7 @@ from sage_reconcile.model.observed import (
     Gap,
     Health,
     LastExit,
+    Lease,
     Mark,
     ObservedGpu,
     ObservedLaunch,
@@ -31,6 +32,7 @@ from sage_reconcile.model.observed import (
 )
 from sage_reconcile.model.routing import RoutingTable
 from sage_reconcile.observe import records
+from sage_reconcile.observe.adapters import adapters_of
 from sage_reconcile.observe.connect import refuses
 from sage_reconcile.observe.deadline import Deadline
 from sage_reconcile.observe.demand import read_demand
@@ -78,6 +80,8 @@ class _Past:
     exits: tuple[tuple[ReplicaId, LastExit], ...] = ()
     routing: RoutingTable | None = None
     fault: str = ""
+    leases: tuple[Lease, ...] = ()
+    lease_fault: str = ""
     demand: tuple[Demand, ...] | None = None
     programs: tuple[str, ...] | None = None
     facts: tuple[Fact, ...] = ()
@@ -116,8 +120,9 @@ class LocalEyes:
             foreign=table.foreign,
             exits=past.exits,
             external=external,
-            gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past.fault)),
+            gaps=(*gpu_gaps, *scan_gaps, *self._unrecorded(past)),
             routing=past.routing,
+            leases=past.leases,
             demand=past.demand,
             programs=past.programs,
             models=await self._models((*specs, *(live.mark.spec for live in table.live))),
@@ -162,8 +167,9 @@ class LocalEyes:
         except OSError as error:
             return _Past(fault=str(error))  # records only explain; what runs is known without them
 
-    def _unrecorded(self, fault: str) -> tuple[Gap, ...]:
-        return (Gap(self.node, "records", fault),) if fault else ()
+    def _unrecorded(self, past: "_Past") -> tuple[Gap, ...]:
+        faults = (("records", past.fault), ("leases", past.lease_fault))
+        return tuple(Gap(self.node, what, fault) for what, fault in faults if fault)
 
     def _scan(self) -> tuple[ProcessTable, dict[str, _Written]]:
         table = scan(self.home)
@@ -181,8 +187,9 @@ class LocalEyes:
     def _past(self) -> "_Past":
         fault = records.unreadable(self.home)
         exits, routing = records.last_exits(self.home), records.read_routing(self.home)
+        granted, lease_fault = leases.read(self.home)
         demand, programs = read_demand(self.home), installed(self.home)
-        return _Past(exits, routing, fault, demand, programs, facts.read(self.home))
+        return _Past(exits, routing, fault, granted, lease_fault, demand, programs, facts.read(self.home))
 
     async def _launch(
         self, live: LiveLaunch, written: _Written, desired: DesiredState | None, bound: asyncio.Semaphore
@@ -198,6 +205,7 @@ class LocalEyes:
 
                 asleep = await is_sleeping(live.mark.placement.url, PROBE_SECONDS)
                 health, message = (Health.ASLEEP, "") if asleep else (health, message)
+            adapters = await adapters_of(live) if health is Health.READY else None
         launch = ObservedLaunch(
             mark=live.mark,
             health=health,
@@ -209,6 +217,7 @@ class LocalEyes:
             message=message,
             directory=str(records.launch_dir(self.home, live.mark)),
             last_exit=written.last_exit,
+            adapters=adapters,
             woken_at=written.woken_at,
             versions=written.versions,
         )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from sage_reconcile.model.actions import Verdict
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
-from sage_reconcile.model.observed import LOST, Health, LastExit, ObservedLaunch
+from sage_reconcile.model.observed import LOST, Health, LastExit, Lease, ObservedLaunch
 from sage_reconcile.model.routing import RoutingTable
+from sage_reconcile.plan.adapters import adapter_differences
 from sage_reconcile.plan.difference import differences, route_differences
 from sage_reconcile.plan.external import external_differences
 from sage_reconcile.plan.names import NO_NAMES, Names
@@ -17,7 +18,7 @@ class Case:
     """All that the rules may look at. `launch` is the replica's primary launch, None when it has none.
 
     `hold` is why the replica must be left alone, `misplaced` what the file pins and the launch is not,
-    `demand` why an engine on demand is to be as its state says.
+    `lease` that of a GPU of the launch, `demand` why an engine on demand is to be as its state says.
     """
 
     engine: DesiredEngine
@@ -31,17 +32,20 @@ class Case:
     at: float = 0.0
     routing: RoutingTable | None = None
     names: Names = NO_NAMES
+    lease: Lease | None = None
     demand: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`stays`: a replacement has to take the place of the old one."""
+    """`stays`: a replacement has to take the place of the old one. `leaves`: the old one ends, even where
+    the new one has no place."""
 
     verdict: Verdict
     cause: str
     changes: tuple[str, ...] = ()
     stays: bool = False
+    leaves: bool = False
 
 
 Rule = Callable[[Case], Decision | None]
@@ -52,7 +56,8 @@ def primary(launches: Iterable[ObservedLaunch], engine: DesiredEngine | None) ->
     the right one before an outdated one, one that serves before one that does not, the newest."""
 
     def rank(launch: ObservedLaunch) -> tuple[bool, bool, bool, float, str]:
-        is_right = engine is not None and launch.mark.fingerprint == engine.fingerprint
+        mark = launch.mark
+        is_right = engine is not None and engine.is_embodied_by(mark.fingerprint, mark.spec)
         is_alive = launch.health is not Health.EXITED
         serves = launch.health in (Health.READY, Health.ASLEEP)
         return is_alive, is_right, serves, launch.supervisor_started, launch.mark.launch
@@ -98,10 +103,25 @@ def start_what_is_missing(case: Case) -> Decision | None:
     return None
 
 
-def replace_what_differs(case: Case) -> Decision | None:
-    if case.launch is None or case.launch.mark.fingerprint == case.engine.fingerprint:
+def leave_what_is_leased(case: Case) -> Decision | None:
+    """The GPU is somebody else's for a while: the engine moves, sleeps or ends."""
+    if case.launch is None or case.lease is None:
         return None
-    changes = differences(case.launch.mark.spec, case.engine.launch)
+    cause = f"its GPU is {case.lease}"
+    if case.lease.may_sleep and case.launch.health is Health.ASLEEP:
+        return Decision(Verdict.HOLD, f"asleep: {cause}")
+    if case.lease.may_sleep and case.launch.mark.spec.can_sleep and case.launch.health is Health.READY:
+        return Decision(Verdict.SLEEP, cause)
+    return Decision(Verdict.REPLACE, cause, leaves=True)
+
+
+def replace_what_differs(case: Case) -> Decision | None:
+    if case.launch is None:
+        return None
+    mark = case.launch.mark
+    if case.engine.is_embodied_by(mark.fingerprint, mark.spec):
+        return None
+    changes = differences(mark.spec, case.engine.launch)
     return Decision(Verdict.REPLACE, "; ".join(changes) or "launched by another version of sage", changes)
 
 
@@ -124,11 +144,13 @@ def sleep_or_wake(case: Case) -> Decision | None:
 
 
 def update_live_settings(case: Case) -> Decision | None:
+    """What changes in the running launch: settings of its supervisor, adapters of its engine."""
     live = case.launch.live if case.launch else None
-    if live is None or live == case.engine.live:
-        return None
-    changes = differences(live, case.engine.live)
-    return Decision(Verdict.UPDATE, "live settings: " + "; ".join(changes), changes)
+    settings = () if live is None or live == case.engine.live else differences(live, case.engine.live)
+    adapters = adapter_differences(case.engine, case.launch, case.routing) if case.launch else ()
+    parts = ["live settings: " + "; ".join(settings)] if settings else []
+    parts += ["adapters: " + "; ".join(adapters)] if adapters else []
+    return Decision(Verdict.UPDATE, "; ".join(parts), (*settings, *adapters)) if parts else None
 
 
 def update_route(case: Case) -> Decision | None:
@@ -161,6 +183,7 @@ RULES: tuple[Rule, ...] = (
     keep_external,
     stop_what_is_to_be_stopped,
     start_what_is_missing,
+    leave_what_is_leased,
     replace_what_differs,
     replace_what_is_misplaced,
     replace_what_is_to_restart,

@@ -166,7 +166,7 @@ def as_wished(engine: DesiredEngine, wish: Wish | None, launch: ObservedLaunch |
     """The engine with the state that its replica is to have; `launch` is the one that it has."""
     if wish is None:
         return engine
-    is_same = launch is not None and launch.mark.fingerprint == engine.fingerprint
+    is_same = launch is not None and engine.is_embodied_by(launch.mark.fingerprint, launch.mark.spec)
     can_sleep = launch is not None and launch.mark.spec.can_sleep and is_same
     state = wish.state
     if state is None:

@@ -28,7 +28,7 @@ def route_differences(table: RoutingTable, backend: str, wanted: RouteSpec, name
     `names` are those that lead to the engine, which may be fewer than the file asks for.
     """
     entry = next((b for b in table.backends if b.id == backend), None)
-    routes = [route for route in table.routes if backend in route.backends]
+    routes = [route for route in table.routes if backend in route.backends and not route.model]
     if entry is None or not (routes or names.given):
         return ()
     published = tuple(sorted(route.name for route in routes))

@@ -24,12 +24,13 @@ def shortage(spec: LaunchSpec, wanted: tuple[int | str, ...] | None, ledger: Led
         most = max(len(group) for group in ledger.by_node.values())
         if most < count:
             return f"needs {count} GPUs on one node (TP x PP), the largest node has {most}"
-        total, shown = len(ledger.accounts), ledger.emptiest(SHOWN)
+        leased = [account for account in ledger.accounts.values() if account.lease]
+        total, shown = len(ledger.accounts), [*ledger.emptiest(SHOWN), *leased[:SHOWN]]
     total_mib = shown[0].gpu.total_mib
     need = ledger.need(spec, total_mib) or 0
     source = source_of(spec, total_mib, ledger.known.of(spec, total_mib))
     why = f" ({source})" if source else ""
-    more = [f"{total - SHOWN} more with no more free"] if total > SHOWN else []
+    more = [f"{total - len(shown)} more with no more free"] if total > len(shown) else []
     gpus = [_line(account) for account in shown]
     return f"needs {need:,} MiB on {count} GPU{'s' if count > 1 else ''}{why}; " + "; ".join([*gpus, *more])
 
@@ -47,5 +48,7 @@ def _has_all(group: list[Account], wanted: tuple[int | str, ...]) -> bool:
 
 def _line(account: Account) -> str:
     gpu = account.gpu
+    if account.lease:
+        return f"{gpu.node} GPU {gpu.index}: {account.lease}"
     others = f", {account.foreign:,} used by others" if account.foreign else ""
     return f"{gpu.node} GPU {gpu.index}: {account.free_in_the_end:,} of {gpu.total_mib:,} MiB free{others}"

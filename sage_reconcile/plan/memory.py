@@ -41,7 +41,8 @@ ASLEEP_MIB = 2048
 
 @dataclass(slots=True)
 class Account:
-    """One GPU's account. `free` may be used now; `later` becomes free when the named step is done.
+    """One GPU's account. `free` may be used now; `later` becomes free when the named step is done. Nothing
+    starts or wakes on a GPU with a `lease`.
 
     By launch: `held` is what counts as its own now, `needs` what it takes while it is awake, `asleep` what it
     keeps while it sleeps.
@@ -56,6 +57,7 @@ class Account:
     later: list[tuple[str, int]] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     flow: list[tuple[str, int, int]] = field(default_factory=list)
+    lease: str = ""
 
     @property
     def free_in_the_end(self) -> int:
@@ -87,6 +89,7 @@ class Ledger:
         for gpu in sorted(observed.gpus, key=lambda g: (g.node, g.index, g.uuid)):
             key = (gpu.node, gpu.uuid)
             account = self._open(gpu, owners.get(key, ()))
+            account.lease = str(observed.lease_of((gpu.uuid,)) or "")
             self.accounts[key] = account
             self.by_node[gpu.node].append(account)
         self.sizes = sorted({account.gpu.total_mib for account in self.accounts.values()})
@@ -200,7 +203,7 @@ class Ledger:
         rooms = [
             (account.free_in_the_end if in_the_end else account.free, account.gpu.index, account)
             for account in self.by_node.get(node, ())
-            if account.gpu.total_mib == total
+            if account.gpu.total_mib == total and not account.lease
         ]
         if need is None:
             rooms.sort(key=lambda room: (-room[0], room[1]))
@@ -211,11 +214,12 @@ class Ledger:
         return tuple(sorted(chosen, key=lambda a: a.gpu.index)) if len(chosen) == count else ()
 
     def emptiest(self, count: int) -> list[Account]:
-        """The `count` GPUs that have most free in the end, by node and index where they are equal."""
+        """The `count` GPUs that have most free in the end, leased ones aside, by node and index where they
+        are equal."""
         found: list[Account] = []
         for total in self.sizes:
             ranks, end = self._ranks[True].of(1, total), None
-            while end != 0 and len(found) < count * len(self.sizes):
+            while ranks and end != 0 and len(found) < count * len(self.sizes):
                 spot = bisect_left(ranks, (ranks[:end][-1][0], ""))
                 nodes = [node for _, node in ranks[spot:end][:count]]
                 found += [a for node in nodes for a in self.by_node[node] if a.gpu.total_mib == total]
@@ -261,7 +265,8 @@ class _Ranks:
                 yield ranks, (free, node)
 
     def _kth(self, node: str, count: int, total: int) -> int | None:
-        free = sorted((self._free(a) for a in self._by_node[node] if a.gpu.total_mib == total), reverse=True)
+        own = (a for a in self._by_node[node] if a.gpu.total_mib == total and not a.lease)
+        free = sorted(map(self._free, own), reverse=True)
         return free[count - 1] if count <= len(free) else None
 
 

@@ -199,6 +199,8 @@ class Placer:
     ) -> tuple[str, ...] | None:
         """() when there is room now, the steps to wait for when there will be, None when there is none."""
         after: set[str] = set()
+        if any(account.lease for account in accounts):
+            return None
         for account in accounts:
             need = self.ledger.need(spec, account.gpu.total_mib)
             own = account.held.get(evict.mark.launch, 0) if evict else 0

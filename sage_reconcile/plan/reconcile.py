@@ -195,6 +195,7 @@ class _Planning:
             at=self.observed.at,
             routing=self.observed.routing,
             names=self.names.get(engine.name, NO_NAMES),
+            lease=self.observed.lease_of(launch.mark.placement.gpus) if launch else None,
             demand=self._wish(engine).cause,
         )
 
@@ -235,12 +236,33 @@ class _Planning:
             return None
         step = self.moves.step(engine, replica, launch, decision)
         if isinstance(step, NoSpot):
-            self._block(replica, step.reason, step.lacks_memory)
+            self._leave_without_place(engine, launch, replica, decision, step)
             return None
         after = {*step.after, *self._dependencies(engine)}
         if previous and verdict is Verdict.REPLACE:
             after.add(previous)
         return replace(step, after=tuple(sorted(after)))
+
+    def _leave_without_place(
+        self,
+        engine: DesiredEngine,
+        launch: ObservedLaunch | None,
+        replica: ReplicaId,
+        decision: Decision,
+        why: NoSpot,
+    ) -> None:
+        """Blocked; but what only a lease is in the way of waits for its end, and what is there leaves."""
+        if launch is not None and decision.leaves:
+            self._stop(launch, decision.cause, engine.live.drain)
+        elif engine.launch.device is not Device.CPU and self._is_leased():
+            self.kept.append(Kept(replica, Verdict.HOLD, f"waits for a GPU: {why.reason}", lacks_place=True))
+        else:
+            self._block(replica, why.reason, why.lacks_memory)
+            return
+        self.stuck[engine.name] = "held"
+
+    def _is_leased(self) -> bool:
+        return self.observed.lease_of(gpu.uuid for gpu in self.observed.gpus) is not None
 
     def _dependencies(self, engine: DesiredEngine) -> tuple[str, ...]:
         return tuple(sorted(step for name in engine.after for step in self.step_of.get(name, ())))

@@ -63,6 +63,7 @@ class _Room:
     def has(self, wishes: Wishes, moves: Iterable[Move] = ()) -> bool:
         plan = self._planned({**wishes, **dict(moves)})
         without = {blocked.replica.engine for blocked in plan.blocked}
+        without |= {kept.replica.engine for kept in plan.kept if kept.lacks_place}
         without |= {name for name in self._placed if wishes[name].hold}
         return not without & self._placed
 

@@ -5,6 +5,7 @@ from sage_reconcile.model.actions import (
     AwaitReady,
     Drain,
     Launch,
+    LoadLora,
     Reap,
     Reroute,
     Sleep,
@@ -17,6 +18,7 @@ from sage_reconcile.model.actions import (
 )
 from sage_reconcile.model.desired import DesiredEngine, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, Orphan, Placement
+from sage_reconcile.plan.adapters import adapter_actions
 
 
 def stop_actions(launch: ObservedLaunch, drain: float, must_drain: bool = False) -> tuple[Action, ...]:
@@ -46,8 +48,9 @@ def start_actions(
 ) -> tuple[Action, ...]:
     """A new process, waited for until it has answered, then routed to, or put to sleep."""
     launch = Launch(replica, engine.launch, engine.fingerprint, place, engine.live, counted_mib)
-    sleep = (Sleep(),) if engine.state is EngineState.ASLEEP else ()
-    return launch, AwaitReady(replica, engine.live.health.startup_timeout), *sleep, Reroute()
+    is_asleep = engine.state is EngineState.ASLEEP
+    then = (Sleep(),) if is_asleep else tuple(LoadLora(adapter) for adapter in engine.lora or ())
+    return launch, AwaitReady(replica, engine.live.health.startup_timeout), *then, Reroute()
 
 
 def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) -> tuple[Action, ...]:
@@ -64,7 +67,7 @@ def in_place(engine: DesiredEngine, launch: ObservedLaunch, verdict: Verdict) ->
         actions += [Withdraw(launch), drain, Sleep(launch)]
     if verdict is Verdict.SLEEP:
         return tuple(actions)  # it was withdrawn, and whoever waits for its memory waits for nothing more
-    return *actions, Reroute(launch if verdict is Verdict.WAKE else None)
+    return *actions, *adapter_actions(engine, launch), Reroute(launch if verdict is Verdict.WAKE else None)
 
 
 def in_reading_order(steps: list[Step]) -> list[Step]:

@@ -8,7 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sage_reconcile.model.desired import ReplicaId
-from sage_reconcile.model.observed import ExternalHealth, Health, ObservedLaunch, ObservedState
+from sage_reconcile.model.observed import (
+    ExternalHealth,
+    Health,
+    Lease,
+    ObservedGpu,
+    ObservedLaunch,
+    ObservedState,
+)
 from sage_reconcile.model.routing import Backend
 from sage_reconcile.plan.classify import duration
 from sage_reconcile.render.demand import (
@@ -47,7 +54,20 @@ def status_data(observed: ObservedState) -> dict[str, Any]:
             for o in observed.orphans
         ],
         "gaps": [{"node": gap.node, "what": gap.what, "reason": gap.reason} for gap in observed.gaps],
+        "leases": [lease_data(gpu, lease) for gpu, lease in leased(observed)],
     }
+
+
+def leased(observed: ObservedState) -> list[tuple[ObservedGpu, Lease]]:
+    """GPUs with a lease that has not ended."""
+    found = ((gpu, observed.lease_of((gpu.uuid,))) for gpu in observed.gpus)
+    return [(gpu, lease) for gpu, lease in found if lease is not None]
+
+
+def lease_data(gpu: ObservedGpu, lease: Lease) -> dict[str, Any]:
+    """`until` in epoch seconds."""
+    words = {"who": lease.who, "until": lease.until, "reason": lease.reason, "asleep": lease.may_sleep}
+    return {"node": gpu.node, "gpu": gpu.index, "uuid": gpu.uuid, **words}
 
 
 def _sorted(observed: ObservedState) -> list[ObservedLaunch]:
@@ -74,6 +94,7 @@ def _engine(launch: ObservedLaunch, observed: ObservedState) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, observed.at - begun), 1),
         "restarts": launch.restarts,
         "message": launch.message,
+        "adapters": [adapter.name for adapter in launch.adapters or ()],
         **demand_data(on_demand(observed).get((mark.replica.stack, mark.replica.engine)), observed.at),
     }
 
@@ -106,6 +127,7 @@ def _external(backend: Backend, health: ExternalHealth) -> dict[str, Any]:
         "uptime_seconds": 0.0,
         "restarts": 0,
         "message": health.message,
+        "adapters": [],
     }
 
 
@@ -134,6 +156,7 @@ def status_view(
         for o in observed.orphans
     ]
     parts += _foreign(observed) if shows_foreign else _foreign_count(observed)
+    parts += [Text(f"{gpu.node} GPU {gpu.index} is {lease}", "yellow") for gpu, lease in leased(observed)]
     parts += [Text(f"cannot see {gap.what} of {gap.node}: {gap.reason}", "yellow") for gap in observed.gaps]
     parts += [Text(note, "yellow") for note in notes]
     if observed.gpus:
@@ -161,7 +184,7 @@ def _engines(observed: ObservedState, drift: dict[str, str]) -> Table:
                 + asked_words(told.get((launch.replica.stack, launch.replica.engine)), observed.at),
                 style=STYLES[launch.health],
             ),
-            data["model"],
+            " + ".join([data["model"], *data["adapters"]]),
             data["runtime"],
             str(data["port"]),
             str(data["pid"] or "-"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from sage_reconcile.model.desired import DesiredEngine, DesiredState, EngineState, ReplicaId
 from sage_reconcile.model.observed import Health, ObservedLaunch, ObservedState
 from sage_reconcile.model.routing import Backend, Route, RoutingTable, external_id
+from sage_reconcile.route.adapters import adapter_pools, loaded, published_adapters
 
 READY, DRAINING, PENDING = "ready", "draining", "pending"
 
@@ -109,11 +110,13 @@ class _Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A backend, the engine that it serves (None when it serves none any more), and the spec's model."""
+    """A backend, the engine that it serves (None when it serves none any more), the spec's model, and the
+    names of the adapters that it has loaded."""
 
     backend: Backend
     engine: DesiredEngine | None
     model: str
+    adapters: frozenset[str] = frozenset()
 
 
 def _launched(desired: DesiredState, observed: ObservedState, draining: frozenset[str]) -> Iterator[_Served]:
@@ -139,7 +142,7 @@ def _launched(desired: DesiredState, observed: ObservedState, draining: frozense
         if engine is not None:
             route = engine.route
             backend = replace(backend, weight=route.weight, max_concurrent=route.max_concurrent)
-        yield _Served(backend, engine, mark.spec.model)
+        yield _Served(backend, engine, mark.spec.model, loaded(engine, launch, observed.routing))
 
 
 def _unseen(desired: DesiredState, observed: ObservedState, draining: frozenset[str]) -> Iterator[_Served]:
@@ -155,7 +158,8 @@ def _unseen(desired: DesiredState, observed: ObservedState, draining: frozenset[
         engine = _wanted(desired, backend.engine)
         is_leaving = engine is None or backend.id in draining
         model = engine.launch.model if engine else backend.model
-        yield _Served(replace(backend, state=DRAINING) if is_leaving else backend, engine, model)
+        backend = replace(backend, state=DRAINING) if is_leaving else backend
+        yield _Served(backend, engine, model, published_adapters(observed.routing, backend.id))
 
 
 def _wanted(desired: DesiredState, engine_name: str) -> DesiredEngine | None:
@@ -179,7 +183,7 @@ def _primaries(
         if launch.health is not Health.READY or launch.mark.id in draining:
             continue
         engine = desired.engine(launch.replica.engine)
-        is_current = engine is not None and engine.fingerprint == launch.mark.fingerprint
+        is_current = engine is not None and engine.is_embodied_by(launch.mark.fingerprint, launch.mark.spec)
         rank = (is_current, launch.supervisor_started, launch.mark.id)
         best[launch.replica] = max(rank, best.get(launch.replica, rank))
     return frozenset(launch_id for _, _, launch_id in best.values())
@@ -241,7 +245,7 @@ def _are_alike(first: DesiredEngine, other: DesiredEngine) -> bool:
     return (first.launch.kind, first.launch.model) == (other.launch.kind, other.launch.model)
 
 
-def _routes(desired: DesiredState, served: Iterable[_Served]) -> Iterator[Route]:
+def _routes(desired: DesiredState, served: Collection[_Served]) -> Iterator[Route]:
     """One route per model name. An engine that has no launch yet has its routes all the same, so that the
     gateway holds requests instead of denying that the model exists."""
     claims = _claims(desired)
@@ -258,21 +262,27 @@ def _routes(desired: DesiredState, served: Iterable[_Served]) -> Iterator[Route]
             elif engine in claims[name] and _are_alike(owners[name], engine):
                 pools[name].add(item.backend.id)
     for name, owner in owners.items():
-        yield Route(
-            name=name,
-            kind=owner.launch.kind.value,
-            backends=tuple(sorted(pools[name])),
-            policy=owner.route.policy,
-            hold=owner.route.hold,
-            metadata=owner.route.metadata,
-            stack=desired.stack,
-            queue_policy=owner.route.queue_policy,
-            queue_size=owner.route.queue_size,
-            queue_timeout=owner.route.queue_timeout,
-            first_byte_timeout=owner.route.first_byte_timeout,
-            idle_timeout=owner.route.idle_timeout,
-            on_demand=owner.name if owner.on_demand else "",
-        )
+        yield _route(desired.stack, name, owner, pools[name])
+    for name, owner, backends in adapter_pools(desired, served):
+        yield replace(_route(desired.stack, name, owner, backends), model=name)
+
+
+def _route(stack: str, name: str, owner: DesiredEngine, backends: Collection[str]) -> Route:
+    return Route(
+        name=name,
+        kind=owner.launch.kind.value,
+        backends=tuple(sorted(backends)),
+        policy=owner.route.policy,
+        hold=owner.route.hold,
+        metadata=owner.route.metadata,
+        stack=stack,
+        queue_policy=owner.route.queue_policy,
+        queue_size=owner.route.queue_size,
+        queue_timeout=owner.route.queue_timeout,
+        first_byte_timeout=owner.route.first_byte_timeout,
+        idle_timeout=owner.route.idle_timeout,
+        on_demand=owner.name if owner.on_demand else "",
+    )
 
 
 def _names(engine: DesiredEngine, item: _Served) -> frozenset[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sage_reconcile.model.desired import ArgValue
+from sage_reconcile.stack.lora import check_lora
 from sage_reconcile.stack.problems import Path, Problem, did_you_mean
 from sage_reconcile.stack.schema import Engine, Runtime
 from sage_reconcile.stack.select import wants_cpu
@@ -132,6 +133,20 @@ def _can_sleep(it: Checked, where: Path, what: str, hint: str) -> Iterator[Probl
         yield Problem(where, f"{what} contradicts args.enable-sleep-mode: false", "remove the flag")
 
 
+def _canary(it: Checked) -> Iterator[Problem]:
+    health = it.engine.health
+    if health.canary is None or not it.kind:
+        return
+    where = it.at("health", "canary")
+    if it.kind == "external":
+        yield Problem(where, "the canary is for engines that sage starts", "remove it")
+    elif it.engine.kind == "embedding" or health.probe in ("embed", "http"):
+        probe = health.probe or "embed"
+        yield Problem(
+            where, f"a canary needs an engine that generates, and the probe is {probe}", "remove it"
+        )
+
+
 def _gpus(it: Checked) -> Iterator[Problem]:
     engine = it.engine
     needed = engine.tensor_parallel * engine.pipeline_parallel
@@ -168,12 +183,6 @@ def _last_port(it: Checked) -> Iterator[Problem]:
         yield Problem(it.at("port"), message)
 
 
-def _unsupported(it: Checked) -> Iterator[Problem]:
-    later = "is not supported yet by this version"
-    if it.engine.lora:
-        yield Problem(it.at("lora"), f"lora {later}", "remove it", True)
-
-
 def _on_demand(it: Checked) -> Iterator[Problem]:
     if it.engine.on_demand is not None and it.engine.state == "asleep":
         message = "an engine on demand sleeps and wakes by itself"
@@ -189,6 +198,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Checked], Iterator[Problem]]], ..
     (("gpus", "use_gpu", "tensor_parallel", "pipeline_parallel", "replicas"), _gpus),
     (("runtime", "args"), _managed_args),
     (("port", "replicas"), _last_port),
-    (("lora", "rollout"), _unsupported),
+    (("runtime", "lora", "args"), check_lora),
+    (("runtime", "kind", "health"), _canary),
     (("runtime", "on_demand", "state"), _on_demand),
 )

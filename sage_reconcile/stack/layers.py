@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_reconcile.errors import Fault
+from sage_reconcile.stack.lora import anchored
 from sage_reconcile.stack.problems import describe, did_you_mean
 from sage_reconcile.stack.programs import long_forms
 from sage_reconcile.stack.references import anchor_file_references
@@ -215,6 +216,8 @@ class _Anchor:
     def _engine(self, engine: dict[str, Any]) -> None:
         self._text(engine, "model", is_path)
         self._text(engine, "cwd", lambda text: True)
+        if "lora" in engine:
+            engine["lora"] = anchored(engine["lora"], self._absolute)
         self._references(engine)
         command = engine.get("command")
         if "cwd" in engine or self._is_portable or not isinstance(command, list):

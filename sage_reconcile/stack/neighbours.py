@@ -49,6 +49,26 @@ def check_names(engines: Sequence[Checked]) -> Iterator[Problem]:
             yield Problem(_claim(it, name), message, "use another name, label or alias")
 
 
+def check_adapters(engines: Sequence[Checked]) -> Iterator[Problem]:
+    """Names of adapters that mean something else elsewhere.
+
+    The same adapter of the same model makes a pool.
+    """
+    models = {name: it for it in engines for name in client_names(it.engine)}
+    owners: dict[str, tuple[str, str]] = {}
+    for it in engines:
+        for number, adapter in enumerate(it.engine.lora or ()):
+            where, hint = it.at("lora", number, "name"), "use another name"
+            if adapter.name in models:
+                message = (
+                    f'"{adapter.name}" is a model name of the engine "{models[adapter.name].engine.name}"'
+                )
+                yield Problem(where, message, hint)
+            what = (it.engine.model, adapter.path)
+            if owners.setdefault(adapter.name, what) != what:
+                yield Problem(where, f'another adapter is called "{adapter.name}", too', hint)
+
+
 def _claim(it: Checked, name: str) -> tuple[str | int, ...]:
     """The path of the field by which the engine claims `name`."""
     if name in it.engine.aliases:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sage_reconcile.model.adapters import LORA_RANK, LORA_SLOTS, Adapter
 from sage_reconcile.model.desired import (
+    CanarySpec,
     DesiredEngine,
     DesiredState,
     Device,
     EngineState,
-    GatewaySpec,
     HealthSpec,
-    KeySpec,
     Kind,
     LaunchSpec,
     LiveSpec,
@@ -20,16 +20,19 @@ from sage_reconcile.model.desired import (
     RestartPolicy,
     RestartSpec,
     RouteSpec,
-    SessionsSpec,
     Strategy,
     fingerprint,
 )
+from sage_reconcile.model.gateway import GatewaySpec, KeySpec, SessionsSpec
 from sage_reconcile.stack.file import StackFile
 from sage_reconcile.stack.gateway import Gateway
+from sage_reconcile.stack.lora import rank_that_holds
 from sage_reconcile.stack.schema import Engine, Runtime
 from sage_reconcile.stack.select import client_names, pick_runtime, program_of, wants_cpu
 
 SLEEP_FLAG = "enable-sleep-mode"
+LEAST_SLOTS = 4
+"""Adapters that vLLM can use at once, where the file has fewer: room for those to come."""
 
 RESIDENCY, RESIDENCY_OF_SLEEPERS = 30.0, 2.0
 """Seconds that an engine on demand stays at least: what putting it aside and back costs, many times over."""
@@ -153,6 +156,28 @@ def enable_sleep(draft: Draft) -> Draft:
     return draft.with_launch(replace(launch, args=tuple(sorted(args.items())), can_sleep=can_sleep))
 
 
+def enable_lora(draft: Draft) -> Draft:
+    """Adapters, and the flags without which none can be loaded. Where the file does not give slots and rank,
+    they are sized by the adapters."""
+    adapters = draft.engine.lora
+    if adapters is None or draft.runtime.kind != "vllm":
+        return draft
+    ranks = [adapter.rank for adapter in adapters if adapter.rank]
+    sizes = {
+        LORA_SLOTS: max(LEAST_SLOTS, len(adapters)),
+        LORA_RANK: rank_that_holds(max(ranks, default=1)),
+    }
+    launch = draft.result.launch
+    args = {**sizes, **dict(launch.args), "enable-lora": True}
+    result = replace(
+        draft.result,
+        launch=replace(launch, args=tuple(sorted(args.items()))),
+        lora=tuple(sorted(Adapter(adapter.name, adapter.path) for adapter in adapters)),
+        sized=tuple(name for name in sizes if name not in dict(launch.args)),
+    )
+    return replace(draft, result=result)
+
+
 def point_external(draft: Draft) -> Draft:
     """Where an external engine answers, and the reference to its key."""
     if draft.runtime.kind != "external":
@@ -171,6 +196,8 @@ def set_live(draft: Draft) -> Draft:
     """Probes, restarts and drain, which reach a running launch; the probe follows the engine's kind."""
     health, restart = draft.engine.health, draft.engine.restart
     probe = health.probe or ("embed" if draft.engine.kind == "embedding" else "generate")
+    asked = health.canary
+    canary = CanarySpec(asked.prompt, asked.expect, asked.max_tokens) if asked else None
     live = LiveSpec(
         health=HealthSpec(
             probe=ProbeKind(probe),
@@ -179,6 +206,7 @@ def set_live(draft: Draft) -> Draft:
             interval=health.interval,
             timeout=health.timeout,
             failures=health.failures,
+            canary=canary,
         ),
         restart=RestartSpec(
             policy=RestartPolicy(restart.policy),
@@ -254,6 +282,7 @@ PASSES: tuple[Callable[[Draft], Draft], ...] = (
     pick_device,
     size_memory,
     enable_sleep,
+    enable_lora,
     point_external,
     pin_placement,
     set_live,

@@ -1,6 +1,6 @@
 """The stack file as pydantic models. The reference page and the JSON schema are generated from them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, StrictStr, model_validator
 
@@ -22,7 +22,7 @@ from sage_reconcile.stack.fields import (
 from sage_reconcile.stack.gateway import Gateway
 from sage_reconcile.stack.programs import Version, check_program, long_forms
 from sage_reconcile.stack.section import Section
-from sage_reconcile.stack.sections import Health, OnDemand, Restart, Rollout, Routing
+from sage_reconcile.stack.sections import Health, Lora, OnDemand, Restart, Rollout, Routing
 
 RuntimeKind = Literal["vllm", "transformers", "sentence-transformers", "command", "external"]
 BUILTIN_RUNTIMES: tuple[str, ...] = ("vllm", "transformers", "sentence-transformers", "command", "external")
@@ -160,8 +160,12 @@ class EngineFields(Section):
     ] = 256
     metadata: Annotated[Metadata, Field(description="Anything, passed on to GET /v1/models.")] = {}
     lora: Annotated[
-        tuple[dict[str, Any], ...], Field(description="LoRA adapters. Not supported yet by this version.")
-    ] = ()
+        tuple[Lora, ...] | None,
+        Field(
+            description="LoRA adapters of a vllm engine, loaded and unloaded while it runs. `[]`: none yet, "
+            "but ready for them; left out: the engine is started without LoRA."
+        ),
+    ] = None
     on_demand: Annotated[
         OnDemand | None,
         Field(description="Loaded when it is asked for, and put aside when idle; `{}` for the defaults."),

@@ -4,8 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sage_reconcile.stack.fields import Bool, Duration, Int, PositiveDuration
+from sage_reconcile.stack.fields import Bool, Duration, Int, PositiveDuration, Text
 from sage_reconcile.stack.section import Section
+
+
+class Canary(Section):
+    """A question that the engine must answer rightly, for HTTP 200 says nothing of what was answered."""
+
+    prompt: Annotated[Text, Field(description="What it is asked, as a chat message, at temperature 0.")]
+    expect: Annotated[
+        Text, Field(description="What its answer must have in it; small and capital letters are the same.")
+    ]
+    max_tokens: Annotated[Int, Field(ge=1, le=512, description="How long the answer may be.")] = 32
 
 
 class Health(Section):
@@ -30,6 +40,13 @@ class Health(Section):
     failures: Annotated[
         Int, Field(ge=1, description="Probes that must fail in a row before the engine counts as failing.")
     ] = 3
+    canary: Annotated[
+        Canary | None,
+        Field(
+            description="A question that an llm engine must answer rightly before it counts as ready: at its "
+            "start, after every restart, when it wakes, and when the question changes."
+        ),
+    ] = None
 
 
 class Restart(Section):
@@ -129,6 +146,19 @@ class Routing(Section):
             "0: no limit."
         ),
     ] = 0.0
+
+
+class Lora(Section):
+    """A LoRA adapter: loaded into the running engine, and a model name for clients."""
+
+    name: Annotated[Text, Field(description="What clients send as `model`.")]
+    path: Annotated[
+        Text, Field(description="The adapter's directory (PEFT: `adapter_config.json` and weights).")
+    ]
+    rank: Annotated[
+        Int | None,
+        Field(ge=1, description="Its rank. Default: what its `adapter_config.json` says."),
+    ] = None
 
 
 class OnDemand(Section):

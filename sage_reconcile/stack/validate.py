@@ -10,8 +10,15 @@ from pydantic_core import ErrorDetails
 
 from sage_reconcile.stack.check import Checked, check_engine
 from sage_reconcile.stack.layers import absolute, is_path
+from sage_reconcile.stack.lora import anchored, with_ranks
 from sage_reconcile.stack.merge import overlay
-from sage_reconcile.stack.neighbours import check_dependencies, check_keys, check_names, check_ports
+from sage_reconcile.stack.neighbours import (
+    check_adapters,
+    check_dependencies,
+    check_keys,
+    check_names,
+    check_ports,
+)
 from sage_reconcile.stack.problems import Path, Problem, describe, did_you_mean
 from sage_reconcile.stack.references import Context, has_reference, substitute
 from sage_reconcile.stack.schema import BUILTIN_RUNTIMES, Engine, Runtime, Stack
@@ -45,6 +52,7 @@ class Validator:
         self.problems += check_ports(self._checked, gateway)
         self.problems += check_keys(stack.gateway) if stack else ()
         self.problems += check_names(self._checked)
+        self.problems += check_adapters(self._checked)
         self.problems += check_dependencies(self._checked, self._names())
         if self.problems or stack is None:
             return None
@@ -94,6 +102,10 @@ class Validator:
         cwd = effective.get("cwd")
         if isinstance(cwd, str) and cwd and not has_reference(cwd):
             effective["cwd"] = absolute(cwd, self._base)
+        lora = anchored(effective.get("lora"), lambda text: absolute(text, self._base))
+        if lora is not None:
+            place: Path = (*path, "lora")
+            effective["lora"] = lora if self._context.is_portable else with_ranks(lora, place, self.problems)
         engine, bad = self._build(Engine, effective, path)
         if engine is None:
             return

@@ -20,3 +20,13 @@ def fault_of_generation(answer: Any) -> str:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
     return "" if choice.get("finish_reason") or text else "a token"
+
+
+def text_of(answer: Any) -> str:
+    """What a whole answer says, thoughts of a reasoning model included."""
+    choice = answer["choices"][0]
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return str(choice.get("text") or "")
+    parts = (message.get(name) for name in ("reasoning_content", "reasoning", "content"))
+    return " ".join(part for part in parts if isinstance(part, str) and part)

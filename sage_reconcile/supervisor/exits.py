@@ -17,11 +17,12 @@ LINE_LENGTH = 1000
 GAVE_UP = "gave up: max_attempts"
 
 # Reasons for which the engine is killed by its supervisor.
-OURS = ("hung", "late", "robbed")
+OURS = ("hung", "late", "wrong", "robbed")
 
 
 class End(NamedTuple):
-    """`reason` is "exited", "hung", "late", "robbed" (of its port), "stopped" or "refused" (never ran).
+    """`reason` is "exited", "hung", "late", "wrong" (in its answer to the canary), "robbed" (of its port),
+    "stopped" or "refused" (never ran).
 
     `message` says more about every reason but "exited"; `code` and `signal` are as of the main process, and
     None where it did not end by itself.
@@ -59,6 +60,8 @@ def judge(end: End, tail: Sequence[str]) -> Verdict:
         return Verdict(cause, f"{probe}; raise health.startup_timeout or read the log")
     if end.reason == "robbed":
         return Verdict(end.message, "end that process, or choose another port in the stack file")
+    if end.reason == "wrong":
+        return Verdict(end.message, "try another dtype or quantisation, or mend health.canary")
     if end.reason == "hung":
         return Verdict("hung", f"{end.message}; the log shows what it did last")
     return verdict(tail, end.code, end.signal)

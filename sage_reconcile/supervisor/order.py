@@ -10,6 +10,14 @@ class OrderError(ValueError):
     """The order is malformed; str() names the field and what it should be."""
 
 
+class Canary(NamedTuple):
+    """A question whose greedy answer must have `expect` in it."""
+
+    prompt: str
+    expect: str
+    max_tokens: int
+
+
 class Health(NamedTuple):
     """Probe settings; times in seconds, `failures` in misses in a row."""
 
@@ -19,6 +27,10 @@ class Health(NamedTuple):
     interval: float
     timeout: float
     failures: int
+    canary: Canary | None = None
+
+    def plain(self) -> dict[str, object]:
+        return {**self._asdict(), "canary": self.canary._asdict() if self.canary else None}
 
 
 class Restart(NamedTuple):
@@ -40,7 +52,7 @@ class Live(NamedTuple):
 
     def plain(self) -> dict[str, object]:
         """The shape of `live` in an order, in live.json and in launch.json."""
-        return {"health": self.health._asdict(), "restart": self.restart._asdict(), "drain": self.drain}
+        return {"health": self.health.plain(), "restart": self.restart._asdict(), "drain": self.drain}
 
 
 class Target(NamedTuple):
@@ -144,6 +156,7 @@ def parse_live(plain: object, where: str = "live") -> Live:
     """Raises OrderError."""
     fields = _Fields(plain, where)
     health, restart = fields.sub("health"), fields.sub("restart")
+    canary = health.sub("canary") if health.plain.get("canary") is not None else None
     return Live(
         health=Health(
             probe=health.choice("probe", "generate", "embed", "http"),
@@ -152,6 +165,7 @@ def parse_live(plain: object, where: str = "live") -> Live:
             interval=health.number("interval", 0.05),
             timeout=health.number("timeout", 0.05),
             failures=health.count("failures", 1),
+            canary=_parse_canary(canary) if canary else None,
         ),
         restart=Restart(
             policy=restart.choice("policy", "always", "on-failure", "never"),
@@ -162,6 +176,10 @@ def parse_live(plain: object, where: str = "live") -> Live:
         ),
         drain=fields.number("drain"),
     )
+
+
+def _parse_canary(fields: _Fields) -> Canary:
+    return Canary(fields.text("prompt"), fields.text("expect"), fields.count("max_tokens", 1))
 
 
 def _parse_target(fields: _Fields) -> Target:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sage_reconcile.supervisor import listener
-from sage_reconcile.supervisor.answers import fault_of_generation
+from sage_reconcile.supervisor.answers import fault_of_generation, text_of
 from sage_reconcile.supervisor.http import Unreadable, exchange, request_bytes
-from sage_reconcile.supervisor.order import Health, Target
+from sage_reconcile.supervisor.order import Canary, Health, Target
 
 NOT_LISTENING = "nothing listens on its port"
+ANSWER_SHOWN = 80
 # What engines answer to a chat request when their model has no chat template, or they have no such path.
 NO_CHAT = (400, 404, 405, 422)
 # What moves only while an engine works: tokens, and the fill of the KV cache, which grows while a long prompt
@@ -25,8 +26,8 @@ RUNNING_GAUGE = re.compile(r"^[\w:]*(?:num_requests_running|num_running_reqs|req
 
 class Look(NamedTuple):
     """What one question gave. `tokens` (and whatever else moves with work) and `running` are None where the
-    engine tells no such numbers;
-    `is_silent` when there was no answer in time; `stranger` is who answered in place of the engine."""
+    engine tells no such numbers; `is_silent` when there was no answer in time; `stranger` is who answered in
+    place of the engine. `canary` is "right" or "wrong" where one was answered."""
 
     is_ok: bool
     message: str = ""
@@ -34,6 +35,7 @@ class Look(NamedTuple):
     running: float | None = None
     is_silent: bool = False
     stranger: str = ""
+    canary: str = ""
 
 
 class Client:
@@ -77,7 +79,7 @@ def ask_ready(client: Client, health: Health) -> Look:
             return _ask_path(client, health.path, health.timeout)
         if health.probe == "embed":
             return _ask_embedding(client)
-        return _ask_generation(client)
+        return _ask_generation(client, health.canary)
     except (OSError, ValueError) as error:
         return _failed(error, client.timeout)
 
@@ -85,22 +87,34 @@ def ask_ready(client: Client, health: Health) -> Look:
 def ask_first(client: Client, health: Health) -> Look:
     """`ask_ready` of an engine that was not ready yet: an answer counts only if it is the engine's own."""
     look = ask_ready(client, health)
-    who = listener.stranger(os.getpid(), client.target.host, client.target.port) if look.is_ok else ""
+    who = (
+        listener.stranger(os.getpid(), client.target.host, client.target.port)
+        if look.is_ok or look.canary
+        else ""
+    )
     return look._replace(is_ok=False, message=f"{who} answers at its port", stranger=who) if who else look
 
 
-def ask_alive(client: Client, health: Health, with_metrics: bool, is_canary: bool) -> Look:
-    """Does it still answer? A canary asks for a real token, for /health lies when the core hangs; an engine
+def ask_alive(client: Client, health: Health, with_metrics: bool, is_real: bool) -> Look:
+    """Does it still answer? A real request asks for a token, for /health lies when the core hangs; an engine
     that sleeps has none to give.
 
     The counters are read even when the engine did not answer: they tell busy from hung.
     """
-    is_canary = is_canary and not _is_asleep(client)
-    look = ask_ready(client, health) if is_canary else ask_path(client, health)
+    is_real = is_real and not _is_asleep(client)
+    look = ask_ready(client, health._replace(canary=None)) if is_real else ask_path(client, health)
     if not with_metrics:
         return look
     tokens, running = read_metrics(client)
     return look._replace(tokens=tokens, running=running)
+
+
+def ask_canary(client: Client, health: Health) -> Look:
+    """Does an engine that is ready answer a canary that it was not asked before?
+
+    One that sleeps is left alone and counts as alive: a request would not wake it.
+    """
+    return Look(True) if _is_asleep(client) else ask_ready(client, health)
 
 
 def _is_asleep(client: Client) -> bool:
@@ -150,25 +164,35 @@ def _ask_path(client: Client, path: str, timeout: float) -> Look:
     return Look(False, _refusal(f"GET {path}", status, body))
 
 
-def _ask_generation(client: Client) -> Look:
-    model = client.target.model
-    message = {"role": "user", "content": "hi"}
-    chat = {"model": model, "messages": [message], "max_tokens": 1, "temperature": 0}
+def _ask_generation(client: Client, canary: Canary | None) -> Look:
+    prompt, tokens = (canary.prompt, canary.max_tokens) if canary else ("hi", 1)
+    common = {"model": client.target.model, "max_tokens": tokens, "temperature": 0}
+    chat = {**common, "messages": [{"role": "user", "content": prompt}]}
     status, body = client.send("POST", "/v1/chat/completions", chat)
-    look = _judge_choices("/v1/chat/completions", status, body)
+    look = _judge_choices("/v1/chat/completions", status, body, canary)
     if status not in NO_CHAT:
         return look
-    completion = {"model": model, "prompt": "hi", "max_tokens": 1, "temperature": 0}
-    status, body = client.send("POST", "/v1/completions", completion)
-    second = _judge_choices("/v1/completions", status, body)
-    return second if second.is_ok else Look(False, f"{look.message}; {second.message}")
+    status, body = client.send("POST", "/v1/completions", {**common, "prompt": prompt})
+    second = _judge_choices("/v1/completions", status, body, canary)
+    return second if second.is_ok or second.canary else Look(False, f"{look.message}; {second.message}")
 
 
-def _judge_choices(path: str, status: int, body: bytes) -> Look:
+def _judge_choices(path: str, status: int, body: bytes, canary: Canary | None) -> Look:
     if status != 200:
         return Look(False, _refusal(f"POST {path}", status, body))
-    fault = fault_of_generation(_read(path, body))
-    return Look(False, f"POST {path} answered 200 without {fault}") if fault else Look(True)
+    answer = _read(path, body)
+    if fault := fault_of_generation(answer):
+        return Look(False, f"POST {path} answered 200 without {fault}")
+    return _judge_canary(text_of(answer), canary) if canary else Look(True)
+
+
+def _judge_canary(text: str, canary: Canary) -> Look:
+    if canary.expect.casefold() in text.casefold():
+        return Look(True, canary="right")
+    said = _printable(text)
+    said = said if len(said) <= ANSWER_SHOWN else said[: ANSWER_SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    message = f'the canary was answered "{said}", which lacks "{_printable(canary.expect)}"'
+    return Look(False, message, canary="wrong")
 
 
 def _ask_embedding(client: Client) -> Look:

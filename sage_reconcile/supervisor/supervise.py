@@ -151,6 +151,8 @@ class Supervisor:
             message = f"not ready within {timeout:g} s; its last probe: {watcher.message}"
         elif reason == "robbed":
             message = f"{watcher.stranger} listens on its port {self.order.target.port}"
+        elif reason == "wrong":
+            message = watcher.message
         elif reason == "hung":
             message = f"no answer and no progress; its last probe: {watcher.message}"
         end = End(reason, watcher.was_ready, engine.pid, message=self.redactor.clean(message))

@@ -4,7 +4,7 @@ import time
 from functools import partial
 
 from sage_reconcile.supervisor import probe
-from sage_reconcile.supervisor.order import Live
+from sage_reconcile.supervisor.order import Canary, Health, Live
 from sage_reconcile.supervisor.prober import Prober
 from sage_reconcile.supervisor.vitals import Vitals
 
@@ -22,8 +22,8 @@ CANARY_FACTOR = 6
 
 
 class Watcher:
-    """`state` is "starting", "ready", "failing", or, finally, "late" (not ready in time), "hung" or "robbed"
-    (another process has its port; `stranger` says which).
+    """`state` is "starting", "ready", "failing", or, finally, "late" (not ready in time), "wrong" (it does
+    not answer the canary rightly), "hung" or "robbed" (another process has its port; `stranger` says which).
 
     `next_at` (monotonic) is when `step` has something to do; a new answer wakes the caller anyway.
     """
@@ -42,11 +42,16 @@ class Watcher:
         self._poll = FIRST_POLL
         self._is_hasty = False
         self._vitals = Vitals()
+        self._wrongs = 0
+        self._is_canary = self._rests = False
+        # The canary that is being asked, and the one that was answered last.
+        self._asked: Canary | None = None
+        self._answered: Canary | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether the attempt has to end."""
-        return self.state in ("late", "hung", "robbed")
+        return self.state in ("late", "wrong", "hung", "robbed")
 
     def step(self, live: Live) -> None:
         """Takes an answer that has come, and asks again when it is time."""
@@ -76,25 +81,35 @@ class Watcher:
         health = live.health
         self._asked_at = now
         if not self.was_ready:
+            self._asked = health.canary
             remaining = self._started + health.startup_timeout - now
             self._is_hasty = remaining < HASTY
             self.prober.ask(partial(probe.ask_first, health=health), min(LONGEST_ANSWER, remaining))
             return
-        is_canary = health.probe != "http" and self._vitals.wants_canary(health.failures)
+        self._is_canary = self._is_open(health) and not self._rests
+        if self._is_canary:
+            self._asked = health.canary
+            question = partial(probe.ask_canary, health=health)
+            self.prober.ask(question, health.timeout * CANARY_FACTOR)
+            return
+        is_real = health.probe != "http" and self._vitals.wants_canary(health.failures)
         with_metrics = self._vitals.wants_metrics
-        timeout = health.timeout * (CANARY_FACTOR if is_canary else 1)
-        question = partial(probe.ask_alive, health=health, with_metrics=with_metrics, is_canary=is_canary)
+        timeout = health.timeout * (CANARY_FACTOR if is_real else 1)
+        question = partial(probe.ask_alive, health=health, with_metrics=with_metrics, is_real=is_real)
         self.prober.ask(question, timeout + health.timeout if with_metrics else timeout)
 
     def _take(self, look: probe.Look, live: Live, now: float) -> None:
+        self._count(look)
         if self.was_ready:
-            state = self._vitals.take(look, live.health.failures)
+            state = self._state_of(look, live)
             self.next_at = self._asked_at + live.health.interval
         elif look.is_ok:
             state, self.was_ready = "ready", True
             self.next_at = now + live.health.interval
         elif look.stranger:
             state, self.stranger = "robbed", look.stranger
+        elif self._wrongs >= live.health.failures:
+            state = "wrong"  # it is asked greedily: asked for minutes, it would say the same
         else:
             state = "starting"
             self.next_at = now + self._poll
@@ -105,6 +120,27 @@ class Watcher:
         elif state != "ready":
             self.ready_since = None
         self.state = state
+
+    def _is_open(self, health: Health) -> bool:
+        """Whether the canary is another one than was answered, rightly, last."""
+        return health.canary is not None and (health.canary != self._answered or self._wrongs > 0)
+
+    def _count(self, look: probe.Look) -> None:
+        if look.canary:
+            self._answered = self._asked
+            self._wrongs = self._wrongs + 1 if look.canary == "wrong" else 0
+
+    def _state_of(self, look: probe.Look, live: Live) -> str:
+        """Of an engine that was ready. A wrong answer is an answer: no reason to end it, nor to route to it.
+
+        A canary without an answer stands in line behind others: whether it lives, the next look asks.
+        """
+        self._rests = self._is_canary and not look.is_ok and not look.canary
+        if self._rests:
+            return self.state
+        if look.canary != "wrong":
+            return self._vitals.take(look, live.health.failures)
+        return "failing" if self._wrongs >= live.health.failures else self.state
 
     def _tell(self, look: probe.Look) -> None:
         """Takes its message, unless the end of the budget left it no time: then the one before says more.

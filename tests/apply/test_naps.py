@@ -9,6 +9,7 @@ import pytest
 
 from sage_reconcile.apply import naps
 from sage_reconcile.errors import TransientError
+from sage_reconcile.model.desired import CanarySpec, HealthSpec, LiveSpec
 from sage_reconcile.model.observed import ObservedGpu, ObservedLaunch
 from tests.build import engine, gpu, launch_of, spec
 from tests.gateway.world import FakeEngine, free_port
@@ -72,3 +73,14 @@ def test_awake_is_who_answers() -> None:
 def test_an_engine_that_is_gone() -> None:
     with pytest.raises(TransientError, match="did not follow /sleep"):
         asyncio.run(naps.sleep(launch_at(free_port()), lambda: ()))
+
+
+def test_one_that_wakes_to_nonsense_is_put_to_sleep_again() -> None:
+    with FakeEngine("--answer", "le le le") as running:
+        launch = launch_at(running.port)
+        canary = CanarySpec("What is the capital of France?", "Paris")
+        launch = replace(launch, live=LiveSpec(HealthSpec(canary=canary)))
+        asyncio.run(naps.sleep(launch, lambda: ()))
+        with pytest.raises(TransientError, match='was answered "le le le", which lacks "Paris"'):
+            asyncio.run(naps.wake(launch))
+        assert is_asleep(running.port)

@@ -18,6 +18,7 @@ COMMANDS = [
     "logs",
     "stop",
     "restart",
+    "lease",
     "events",
     "history",
     "rollback",

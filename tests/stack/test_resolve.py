@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_reconcile.model.desired import (
-    DesiredEngine,
-    Device,
-    GatewaySpec,
-    KeySpec,
-    LaunchSpec,
-    RouteSpec,
-    SessionsSpec,
-)
+from sage_reconcile.model.desired import DesiredEngine, Device, LaunchSpec, RouteSpec
+from sage_reconcile.model.gateway import GatewaySpec, KeySpec, SessionsSpec
 from sage_reconcile.stack.load import from_document, load
 from sage_reconcile.stack.resolve import resolve
 

@@ -28,6 +28,7 @@ LIVE: dict[str, dict[str, Any]] = {
         "interval": 0.2,
         "timeout": 0.5,
         "failures": 2,
+        "canary": None,
     },
     "restart": {"policy": "always", "max_attempts": 5, "window": 600.0, "backoff": 0.01, "backoff_max": 0.05},
 }

@@ -25,5 +25,5 @@ def world(tmp_path_factory: pytest.TempPathFactory, places: Places) -> Iterator[
 @pytest.fixture(scope="module")
 def served(world: World, places: Places) -> Served:
     """The engine as every module finds it, whatever the one before has done to it."""
-    write_stack(world, places.python)
+    write_stack(world, places.python, lora=[])  # ready for the tests of adapters, which then need no start
     return Served.by(world)

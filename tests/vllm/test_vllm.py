@@ -24,7 +24,7 @@ def test_the_life_of_a_real_vllm(world: World, places: Places, served: Served) -
     # An edit of args replaces it, and only that: the new one answers, nothing of the old one is left.
     old = {process.pid for process in marked(str(world.home)) if process.mark.get("launch") == first.launch}
     assert len(old) >= 3, "supervisor, API server and EngineCore carry the mark"
-    write_stack(world, places.python, 2048)
+    write_stack(world, places.python, 2048, lora=[])
     plan = world.plan()
     assert [step["action"] for step in plan["steps"]] == ["replace"]
     assert "args.max-model-len: 1024 -> 2048" in plan["steps"][0]["cause"]

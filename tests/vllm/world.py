@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,13 @@ def vllm_world(folder: Path, places: Places) -> Iterator[World]:
         world.tidy()
 
 
-def write_stack(world: World, python: str, max_model_len: int = 1024, **args: Any) -> None:
+def write_stack(
+    world: World,
+    python: str,
+    max_model_len: int = 1024,
+    lora: Sequence[Mapping[str, str]] | None = None,
+    **args: Any,
+) -> None:
     """One engine, `chat`, known as `france`, too; `args` are options of vLLM."""
     runtime = {
         "kind": "vllm",
@@ -82,7 +88,7 @@ def write_stack(world: World, python: str, max_model_len: int = 1024, **args: An
             "tool-call-parser": "hermes",
         },
     }
-    engine = {
+    engine: dict[str, Any] = {
         "name": "chat",
         "kind": "llm",
         "model": MODEL,
@@ -94,6 +100,8 @@ def write_stack(world: World, python: str, max_model_len: int = 1024, **args: An
         "restart": {"backoff": "100ms"},
         "rollout": {"hold": "10m"},
     }
+    if lora is not None:
+        engine["lora"] = list(lora)
     world.write(engine, runtimes={"vllm-cpu": runtime})
 
 
