@@ -40,6 +40,9 @@ class FakeWork:
         self.during_load: Callable[[], None] = lambda: None
         self.during_pass: Callable[[], None] = lambda: None
 
+    def is_asked(self) -> bool:
+        return False
+
     def load(self) -> tuple[StackFile, DesiredState]:
         stack = load([self.path], {})
         self.during_load()
