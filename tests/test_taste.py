@@ -118,6 +118,7 @@ STAMPS = {
     "sage_reconcile/runtimes/build.py",
     "sage_reconcile/converge.py",
     "sage_reconcile/cli/watch.py",
+    "sage_reconcile/cli/lease.py",
     # When an engine on demand was used last, which the planner compares with the time of its look: a clock
     # that is set forward lets it sleep early, and the next request wakes it.
     "gateway/demand.py",

@@ -23,7 +23,9 @@ def facts(
 ) -> int:
     """List what was measured of engines: memory, seconds to start, sleep, wake and stop.
 
-    Plans count with it before they count with estimates. Example: sage facts chat --forget
+    Plans count with it before they count with estimates.
+
+    Example: sage facts chat --forget
     """
     if forget and not engines and not all:
         raise PermanentError("--forget needs the engines that are meant, or --all")

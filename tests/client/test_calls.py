@@ -64,10 +64,10 @@ def test_a_conversation_and_every_option_arrive_as_they_are(client: UnifiedInfer
         max_tokens=7,
         return_result=True,
         tools=tools,
-        session_id="s1",
+        user="u1",
         extra_body={"top_k": 3},
     )
-    more = {"temperature": 0.0, "max_tokens": 7, "tools": tools, "session_id": "s1", "top_k": 3}
+    more = {"temperature": 0.0, "max_tokens": 7, "tools": tools, "user": "u1", "top_k": 3}
     assert sent(result) == {"model": "fake", "messages": messages, **more}
 
 

@@ -40,7 +40,7 @@ def test_what_fits_is_one_line_with_its_versions(env: Environment) -> None:
     env.package("transformers", "5.4").module("vllm/__init__.py")
     [line] = check(env, seconds=IMPORT_SECONDS)
     assert line.verdict == "ok"
-    assert line.message.endswith(", vllm 9.1, torch 2.11.0+cu130, transformers 5.4")
+    assert ", vllm 9.1, torch 2.11.0+cu130, transformers 5.4" in line.message
 
 
 def test_vllm_chooses_its_torch_and_transformers(env: Environment) -> None:

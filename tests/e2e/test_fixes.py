@@ -146,7 +146,7 @@ def test_fixes_that_lead_nowhere_end(world: World, tmp_path: Path) -> None:
     package = write_package(tmp_path / "package")
     server = package / "vllm" / "entrypoints" / "openai" / "api_server.py"
     server.write_text(
-        server.read_text().replace("is 14752", "is {length - 1000}").replace('"available m', 'f"available m')
+        server.read_text().replace("is 14752", "is {length - 1000}").replace('"Based on', 'f"Based on')
     )
     world.write_text(
         STACK.format(python=sys.executable, package=package, port=free_port(), other=free_port())

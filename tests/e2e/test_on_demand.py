@@ -48,7 +48,7 @@ class Fleet:
         self.world.write(*engines, runtimes=runtimes)
         self.world.start("gateway", "start", "--foreground", "--port", str(self.port))
         watcher = self.watch()
-        wait_until(self._is_up, "the gateway answers")
+        wait_until(self._models, "the gateway knows the models")
         return watcher
 
     def watch(self) -> Running:
@@ -70,10 +70,10 @@ class Fleet:
             reply = connection.getresponse()
             return reply.status, reply.read()
 
-    def _is_up(self) -> bool:
+    def _models(self) -> list[str]:
         with contextlib.suppress(OSError):
-            return self._http("GET", "/health")[0] == 200
-        return False
+            return [one["id"] for one in json.loads(self._http("GET", "/v1/models")[1])["data"]]
+        return []
 
     def states(self) -> dict[str, str]:
         found = self.world("status", "--json").ok().json()["engines"]
