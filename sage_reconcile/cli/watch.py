@@ -134,6 +134,7 @@ class HostWork:
     async def make_pass(
         self, stack: StackFile, desired: DesiredState, policy: Policy, interrupt: asyncio.Event
     ) -> PassResult:
+        self._known = who_waits(self.home)  # who asked before the pass is no news during it
         # The lock is waited for in a thread: its holder may be another sage that loads an engine for minutes.
         # A stop or an edit does not wait for that.
         lock = applying(self._home, self.say, is_wanted=lambda: not interrupt.is_set())
@@ -251,5 +252,7 @@ def _written(folder: str) -> int:
 
 async def _cancel_on(interrupt: asyncio.Event, executors: list[Executor]) -> None:
     await interrupt.wait()
+    while not executors:  # it may come before the plan is begun
+        await asyncio.sleep(0.01)
     for executor in executors:
         executor.cancel()

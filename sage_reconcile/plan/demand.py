@@ -62,8 +62,14 @@ class Seat:
 
     @property
     def came_back(self) -> bool:
-        """Whether its supervisor starts it again after it ended by itself."""
-        return any(launch.health in _LOADING and launch.restarts > 0 for launch in self.launches)
+        """Whether its supervisor started it again after it ended by itself, and nobody has used it since."""
+        return any(
+            launch.restarts > 0
+            and (launch.health in _LOADING or (launch.ready_at or 0.0) > self.demand.last)
+            and launch.health not in _GONE
+            and not launch.woken_at > (launch.ready_at or 0.0)
+            for launch in self.launches
+        )
 
     @property
     def is_busy(self) -> bool:
