@@ -149,6 +149,7 @@ def test_what_only_an_administrator_may_do_never_reaches_it(served: Served) -> N
         "/v1/responses",
         "/v1/responses/{response_id}/cancel",
         "/v1/systemone",
+        "/generative_scoring",
     }
 
 
