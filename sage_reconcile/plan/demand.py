@@ -63,13 +63,16 @@ class Seat:
     @property
     def came_back(self) -> bool:
         """Whether its supervisor started it again after it ended by itself, and nobody has used it since."""
-        return any(
-            launch.restarts > 0
-            and (launch.health in _LOADING or (launch.ready_at or 0.0) > self.demand.last)
-            and launch.health not in _GONE
-            and not launch.woken_at > (launch.ready_at or 0.0)
+        return not self.spec.pin and any(
+            launch.restarts > 0 and (launch.health in _LOADING or self._is_unused(launch))
             for launch in self.launches
         )
+
+    def _is_unused(self, launch: ObservedLaunch) -> bool:
+        """Whether nobody asked since the process answered for the first time, nor woke it. A restart comes at
+        once, so that the next look may find it ready."""
+        began = launch.ready_at or 0.0
+        return launch.health not in _GONE and began > max(self.demand.last, launch.woken_at)
 
     @property
     def is_busy(self) -> bool:

@@ -182,6 +182,13 @@ def test_who_crashed_while_nobody_asks_does_not_come_back_by_itself() -> None:
     """One that slept would come back awake, into memory that others have now."""
     crashed = replace(up(A, Health.STARTING), restarts=1)
     assert words(plan(desired(A), crashed)) == ["stop a: it ended, and nobody asks for it"]
+    again = replace(up(A), restarts=1, ready_at=NOW - 5)
+    assert words(plan(desired(A), again, demand=(used("a", 60.0),))) == [
+        "stop a: it ended, and nobody asks for it"
+    ]
+    assert words(plan(desired(A), again, demand=(used("a", 1.0),))) == []
+    pinned = replace(A, on_demand=OnDemandSpec(pin=True))
+    assert words(plan(desired(pinned), again, demand=(used("a", 60.0),))) == []
     assert words(plan(desired(A), crashed, demand=(asked("a"),)))[0].startswith("await a: is starting")
     assert words(plan(desired(A), crashed, demand=None))[0].startswith("await a: is starting")
     beside = plan(desired(A, B), crashed, up(B), demand=(asked("a"),))
