@@ -7,6 +7,7 @@ from cyclopts import Parameter, validators
 
 from sage_reconcile import journal
 from sage_reconcile.cli.stackfile import Json
+from sage_reconcile.cli.tail import Follow
 from sage_reconcile.home import Home
 from sage_reconcile.render.print import print_json
 
@@ -15,9 +16,7 @@ TICK = 0.3
 
 def events(
     *,
-    follow: Annotated[
-        bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")
-    ] = False,
+    follow: Follow = False,
     lines: Annotated[
         int,
         Parameter(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import cyclopts
 
+from sage_reconcile.cli.tail import Follow, Lines
+
 if TYPE_CHECKING:
     from sage_reconcile.gatewayd import GatewayProcess, Start, WatcherProcess
     from sage_reconcile.home import Home
@@ -148,17 +150,8 @@ def status(*, json: Annotated[bool, cyclopts.Parameter(negative="", help="Print 
 @app.command
 def logs(
     *,
-    follow: Annotated[
-        bool, cyclopts.Parameter(name=["--follow", "-f"], negative="", help="Go on as lines are written.")
-    ] = False,
-    lines: Annotated[
-        int,
-        cyclopts.Parameter(
-            name=["--lines", "-n"],
-            validator=cyclopts.validators.Number(gte=0),
-            help="How many of the last lines.",
-        ),
-    ] = 50,
+    follow: Follow = False,
+    lines: Lines = 50,
 ) -> int:
     """Show the last lines of the gateway's log.
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
+from sage_reconcile.cli.tail import Follow, Lines
 from sage_reconcile.errors import PermanentError
 from sage_reconcile.home import Home
 from sage_reconcile.model.desired import ReplicaId
@@ -24,15 +25,8 @@ def logs(
     engine: Annotated[str, Parameter(help="chat, chat#1 or stack/chat#1.")],
     /,
     *,
-    follow: Annotated[
-        bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")
-    ] = False,
-    lines: Annotated[
-        int,
-        Parameter(
-            name=["--lines", "-n"], validator=validators.Number(gte=0), help="How many lines to begin with."
-        ),
-    ] = 50,
+    follow: Follow = False,
+    lines: Lines = 50,
     previous: Annotated[bool, Parameter(negative="", help="Of the process before this one.")] = False,
 ) -> int:
     """Show what an engine prints; also of one that has ended.

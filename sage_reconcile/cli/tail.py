@@ -4,8 +4,19 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
 
 POLL_S = 0.2
+
+Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")]
+Lines = Annotated[
+    int,
+    Parameter(
+        name=["--lines", "-n"], validator=validators.Number(gte=0), help="How many lines to begin with."
+    ),
+]
 
 
 def last_lines(path: Path, count: int) -> tuple[str, int]:

@@ -17,11 +17,6 @@ def to_plain(value: object) -> Any:
     return msgspec.to_builtins(value)
 
 
-def from_plain(plain: object, kind: type[T]) -> T:
-    """The value of type `kind` that `to_plain` gave. Raises ValueError with the path of what is wrong."""
-    return msgspec.convert(plain, kind)
-
-
 def decode(data: bytes | str, kind: type[T]) -> T:
     """The value that `encode` gave. Raises ValueError (msgspec.ValidationError, DecodeError)."""
     return msgspec.json.decode(data, type=kind)

@@ -15,6 +15,7 @@ from sage_reconcile.errors import BlockedError, PermanentError
 from sage_reconcile.model.observed import Health
 from tests.build import GIB, mark, running, spec, uuid_of
 from tests.control.world import fake_host
+from tests.engines.checkpoints import llama_tensors, write_model
 
 VLLM = {"required_memory_gb": 30, "use_gpu": True}
 
@@ -207,3 +208,29 @@ def test_a_synchronous_method_works_inside_an_event_loop(tmp_path: Path) -> None
         return len(EngineLifecycleManager(host=host).list_engines())
 
     assert asyncio.run(inside()) == 0
+
+
+def test_what_a_model_needs_comes_from_its_files(tmp_path: Path) -> None:
+    """Half of the weights on each of two GPUs; of a model that is not here nothing is made up."""
+    host, _ = fake_host(tmp_path)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+    }
+    write_model(host.home.models / "org" / "eight-b", config, [dict(llama_tensors(config))])
+    gpus = GPUResourceManager(host=host)
+    whole, half = (gpus.estimate_model_memory("org/eight-b", n, max_model_len=4096) for n in (1, 2))
+    assert whole is not None
+    assert half is not None
+    weights = 16.06e9 / (1 << 30)
+    assert weights < whole < weights * 1.4
+    assert weights / 2 < half < whole * 0.75
+    assert gpus.estimate_model_memory("org/nowhere") is None

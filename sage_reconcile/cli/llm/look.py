@@ -3,9 +3,10 @@
 import asyncio
 from typing import Annotated, Any
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from sage_reconcile.cli.stackfile import Json
+from sage_reconcile.cli.tail import Follow, Lines
 
 COLUMNS = ("ID", "MODEL", "KIND", "PORT", "STATE", "GPU", "PID", "UPTIME")
 
@@ -155,15 +156,8 @@ def logs(
     engine: Annotated[str | None, Parameter(help="Left out: the chat engine, or the only one.")] = None,
     /,
     *,
-    follow: Annotated[
-        bool, Parameter(name=["--follow", "-f"], negative="", help="Go on until Ctrl-C.")
-    ] = False,
-    lines: Annotated[
-        int,
-        Parameter(
-            name=["--lines", "-n"], validator=validators.Number(gte=0), help="How many lines to begin with."
-        ),
-    ] = 50,
+    follow: Follow = False,
+    lines: Lines = 50,
 ) -> int:
     """Show what an engine of adhoc.yaml prints; also of one that has ended.
 
